@@ -1,0 +1,237 @@
+package archive
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"appplatform/internal/hint"
+)
+
+// parallelFetches is how many packages are fetched at once.
+const parallelFetches = 4
+
+// Fetch brings every package into the pool that is not there yet. progress is
+// told the bytes that arrive, of the sum that Lacking gives.
+func (a *Archive) Fetch(ctx context.Context, pkgs []Package, progress func(n int64)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelFetches)
+	for _, p := range pkgs {
+		if a.has(p) {
+			continue
+		}
+		group.Go(func() error { return a.fetch(ctx, p, progress) })
+	}
+	return group.Wait()
+}
+
+// Lacking is the number of bytes that Fetch would fetch.
+func (a *Archive) Lacking(pkgs []Package) (bytes int64) {
+	for _, p := range pkgs {
+		if !a.has(p) {
+			bytes += p.Size
+		}
+	}
+	return bytes
+}
+
+func (a *Archive) has(p Package) bool {
+	info, err := os.Stat(a.Path(p))
+	return err == nil && info.Size() == p.Size
+}
+
+// Verify reads every package in the pool again. One that was altered is put
+// aside, so that the next Fetch brings it anew.
+func (a *Archive) Verify(ctx context.Context, pkgs []Package) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2)
+	for _, p := range pkgs {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			f, err := os.Open(a.Path(p))
+			if err != nil {
+				return fmt.Errorf("cannot read package %s from the pool: %w", p, err)
+			}
+			defer f.Close()
+			h := sha256.New()
+			if _, err := io.Copy(h, f); err != nil {
+				return fmt.Errorf("cannot read package %s from the pool: %w", p, err)
+			}
+			if sum := hex.EncodeToString(h.Sum(nil)); sum != p.SHA256 {
+				bad := a.Path(p) + ".altered"
+				if err := os.Rename(a.Path(p), bad); err != nil {
+					return fmt.Errorf("package %s in the pool is altered: %w", p, err)
+				}
+				return hint.Errorf("it was put aside as "+bad+"; build again and it is fetched anew",
+					"package %s in the pool is altered: its SHA-256 is %s, the signed index says %s", p, sum, p.SHA256)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// fetch brings one package into the pool. Only whole, verified files get there.
+func (a *Archive) fetch(ctx context.Context, p Package, progress func(int64)) error {
+	path := a.Path(p)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("cannot make the package pool: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".fetch-*")
+	if err != nil {
+		return fmt.Errorf("cannot make the package pool: %w", err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	root := a.Main
+	if p.security() {
+		root = a.Security
+	}
+	sum, err := a.download(ctx, root+"/"+p.Filename, f, progress)
+	var gone *goneError
+	switch {
+	case errors.As(err, &gone):
+		return hint.Errorf("build without --locked to take today's version, or use a mirror that keeps old versions (MIRROR=)",
+			"cannot fetch package %s: the mirror no longer has it (%v)", p, err)
+	case err != nil:
+		return hint.Errorf("check the mirror (MIRROR=), the network and the free space of the cache; what was fetched is kept", "cannot fetch package %s: %w", p, err)
+	case sum != p.SHA256:
+		return hint.Errorf("the mirror or the way to it alters files: use another mirror (MIRROR=)", "cannot fetch package %s: its SHA-256 is %s, the signed index says %s", p, sum, p.SHA256)
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot write to the package pool: %w", err)
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// A goneError is a file that the mirror says it does not have.
+type goneError struct{ status string }
+
+func (e *goneError) Error() string { return e.status }
+
+// client follows the same proxy variables as apt does.
+var client = &http.Client{Transport: &http.Transport{
+	Proxy:                 http.ProxyFromEnvironment,
+	ResponseHeaderTimeout: 60 * time.Second,
+	MaxIdleConnsPerHost:   parallelFetches,
+}}
+
+// download writes the file at address to f, trying again from where a cut
+// connection left it, and returns its SHA-256.
+func (a *Archive) download(ctx context.Context, address string, f *os.File, progress func(int64)) (string, error) {
+	var err error
+	for try := range 4 {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return "", ctx.Err()
+			case <-time.After(time.Duration(try) * time.Second):
+			}
+		}
+		err = a.downloadRest(ctx, address, f, progress)
+		var gone *goneError
+		if err == nil || errors.As(err, &gone) || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func (a *Archive) downloadRest(ctx context.Context, address string, f *os.File, progress func(int64)) error {
+	have, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	body, err := open(ctx, address, have)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	_, err = io.Copy(f, &counter{body, progress})
+	return err
+}
+
+// open starts reading a file: or http address from the given byte on.
+func open(ctx context.Context, address string, from int64) (io.ReadCloser, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == "file" || u.Scheme == "copy" {
+		f, err := os.Open(u.Path)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, &goneError{err.Error()}
+		} else if err != nil {
+			return nil, err
+		}
+		_, err = f.Seek(from, io.SeekStart)
+		return f, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if from > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if from > 0 && res.StatusCode == http.StatusOK {
+		// A server that cannot go on in the middle sends all of it.
+		if _, err := io.CopyN(io.Discard, res.Body, from); err != nil {
+			res.Body.Close()
+			return nil, err
+		}
+		return res.Body, nil
+	}
+	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusPartialContent {
+		res.Body.Close()
+		if res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusGone {
+			return nil, &goneError{res.Status}
+		}
+		return nil, fmt.Errorf("the mirror answers %s", strings.ToLower(res.Status))
+	}
+	return res.Body, nil
+}
+
+// A counter tells how much was read through it.
+type counter struct {
+	io.ReadCloser
+	progress func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if n > 0 && c.progress != nil {
+		c.progress(int64(n))
+	}
+	return n, err
+}

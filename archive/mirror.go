@@ -1,0 +1,64 @@
+package archive
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"appplatform/internal/cache"
+	"appplatform/internal/hint"
+	"appplatform/internal/run"
+)
+
+// keyring is the file of the package debian-archive-keyring.
+const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// Open finds the archive: mirror and securityMirror when given, else the ones
+// that the host's own apt uses.
+func Open(ctx context.Context, c *cache.Dir, mirror, securityMirror string) (*Archive, error) {
+	a := &Archive{Cache: c, Main: mirror, Security: securityMirror, Keyring: keyring}
+	if _, err := os.Stat(keyring); err != nil {
+		return nil, hint.Errorf("install the package debian-archive-keyring", "cannot verify packages: %w", err)
+	}
+	if a.Main == "" {
+		if err := a.askHost(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if a.Security == "" {
+		base, ok := strings.CutSuffix(strings.TrimRight(a.Main, "/"), "/debian")
+		if !ok {
+			return nil, hint.Errorf("set SECURITY_MIRROR", "cannot tell where the security archive of %s is", a.Main)
+		}
+		a.Security = base + "/debian-security"
+	}
+	a.Main = strings.TrimRight(a.Main, "/")
+	a.Security = strings.TrimRight(a.Security, "/")
+	return a, nil
+}
+
+// askHost takes the two archive roots from the host's apt configuration,
+// whatever Debian release the host itself runs.
+func (a *Archive) askHost(ctx context.Context) error {
+	out, err := run.Output(ctx, "apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(RELEASE)")
+	if err != nil {
+		return hint.Errorf("apt is needed on the build machine, or set MIRROR to a Debian mirror", "cannot ask apt for a mirror: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[0] != "Packages" {
+			continue
+		}
+		uri := strings.TrimRight(f[1], "/")
+		switch {
+		case strings.HasSuffix(uri, "/debian-security") && a.Security == "":
+			a.Security = uri
+		case strings.HasSuffix(uri, "/debian") && a.Main == "":
+			a.Main = uri
+		}
+	}
+	if a.Main == "" {
+		return hint.Errorf("set MIRROR to one, such as MIRROR=file:///srv/mirror/debian", "cannot find a Debian mirror in the host's apt configuration")
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"appplatform/boards"
+	"appplatform/image"
+	"appplatform/partitions"
+	"appplatform/tooltree"
+	"appplatform/vmtest"
+)
+
+// runFlags say how to start a machine.
+type runFlags struct {
+	repo, image, controller, size string
+	fresh, uefi                   bool
+	memory, cpus                  int
+	ssh, https                    int
+}
+
+var runCommand = command{
+	name: "run", args: "BOARD", summary: "start a built image in QEMU",
+	help: `
+The machine's disk is a copy of the image and is kept from one run to the next,
+until the image is built anew or --fresh is given. The terminal is the serial
+console: log in as root/iplinux, or over SSH as admin/ipapps. Ctrl-A X ends the
+machine like a power cut, poweroff shuts it down.`,
+	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
+		var f runFlags
+		flags.StringVar(&f.repo, "repo", ".", "`folder` inside the checkout")
+		flags.StringVar(&f.image, "image", "", "`file` to start instead of out/BOARD/app-platform-BOARD.img")
+		flags.StringVar(&f.controller, "controller", string(vmtest.VirtioSCSI), "disk `controller`: "+controllers())
+		flags.StringVar(&f.size, "disk", "", "`size` of the disk, such as \"64 GiB\"; by default that of the image")
+		flags.BoolVar(&f.fresh, "fresh", false, "start from a new copy of the image")
+		flags.BoolVar(&f.uefi, "uefi", false, "start from UEFI firmware instead of BIOS")
+		flags.IntVar(&f.memory, "memory", 0, "memory in `MiB`, by default the board's")
+		flags.IntVar(&f.cpus, "cpus", 1, "`number` of processors")
+		flags.IntVar(&f.ssh, "ssh", 2222, "`port` of 127.0.0.1 that leads to SSH; 0 takes a free one")
+		flags.IntVar(&f.https, "https", 8443, "`port` of 127.0.0.1 that leads to HTTPS; 0 takes a free one")
+		return func(ctx context.Context, a *app, args []string) error {
+			board, err := oneBoard(args)
+			if err != nil {
+				return err
+			}
+			return f.run(ctx, a, board)
+		}
+	},
+}
+
+func controllers() string {
+	var names []string
+	for _, c := range vmtest.Controllers {
+		names = append(names, string(c))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (f *runFlags) run(ctx context.Context, a *app, name string) error {
+	dir, err := image.FindRepository(f.repo)
+	if err != nil {
+		return err
+	}
+	board, err := boards.Load(os.DirFS(dir), name)
+	if err != nil {
+		return err
+	}
+	o := vmtest.Options{
+		Dir: filepath.Join(dir, "out", name, "run"), Firmware: vmtest.BIOS, Terminal: true,
+		Memory: board.Memory, CPUs: f.cpus, Watchdog: true, Stderr: a.stderr,
+		Forward: map[int]int{22: f.ssh, 443: f.https},
+	}
+	if f.uefi {
+		o.Firmware = vmtest.UEFI
+	}
+	if f.memory > 0 {
+		o.Memory = partitions.Size(f.memory) * partitions.MiB
+	}
+	disk, err := f.disk(a, board, dir, o.Dir)
+	if err != nil {
+		return err
+	}
+	o.Disks = []vmtest.Disk{{Path: disk, Controller: vmtest.Controller(f.controller)}}
+	archive, err := a.archive(ctx)
+	if err != nil {
+		return err
+	}
+	archive.Log = func(text string) { fmt.Fprintln(a.stderr, text) }
+	if o.Tools, err = image.OpenTools(ctx, archive, tooltree.VM, nil); err != nil {
+		return err
+	}
+	kernel, probe := image.BuiltKernel(filepath.Join(dir, "out", name))
+	if probe == nil {
+		probe = vmtest.CanKVM(ctx, o, kernel)
+	}
+	o.KVM = probe == nil
+	m, err := vmtest.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	if probe != nil {
+		fmt.Fprintf(a.stderr, "without KVM, so slower (%v)\r\n", probe)
+	}
+	fmt.Fprintf(a.stderr, "ssh -p %d admin@127.0.0.1    https://127.0.0.1:%d/    Ctrl-A X ends the machine\r\n", m.Port(22), m.Port(443))
+	return m.Wait()
+}
+
+// disk returns the machine's disk, copied from the image if there is none yet
+// or if the image is newer.
+func (f *runFlags) disk(a *app, board boards.Board, dir, state string) (string, error) {
+	img := f.image
+	if img == "" {
+		img = filepath.Join(dir, "out", board.Name, "app-platform-"+board.Name+".img")
+	}
+	source, err := os.Stat(img)
+	if err != nil {
+		return "", fmt.Errorf("cannot start %s: %w\nhint: apimage build %s makes the image", board.Name, err, board.Name)
+	}
+	size := partitions.Size(source.Size())
+	if f.size != "" {
+		if size, err = partitions.ParseSize(f.size); err != nil {
+			return "", usageError{err}
+		}
+	}
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		return "", err
+	}
+	disk := filepath.Join(state, "disk.img")
+	present, err := os.Stat(disk)
+	if err == nil && !f.fresh && !present.ModTime().Before(source.ModTime()) && (f.size == "" || present.Size() == int64(size)) {
+		fmt.Fprintf(a.stderr, "going on with %s (--fresh starts from the image)\n", disk)
+		return disk, nil
+	}
+	return disk, vmtest.CopyDisk(disk, img, size)
+}

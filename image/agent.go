@@ -1,0 +1,52 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"appplatform/internal/run"
+)
+
+// buildAgent compiles apagent for the board: static, without paths of this
+// machine, the same bytes everywhere.
+func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit string)) error {
+	var err error
+	b.agent, err = b.cache.File(filepath.Join("agents", b.keys.agent), func(w io.Writer) error {
+		dir, err := os.MkdirTemp(b.cache.Path(), ".agent-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		out := filepath.Join(dir, "apagent")
+		cmd := run.Command(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
+		cmd.Dir = b.repo.dir
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.Board.GOARCH(), "GOARM="+b.Board.GOARM, "GOFLAGS=", "GOWORK=off")
+		if err := run.Wait(cmd); err != nil {
+			return fmt.Errorf("cannot compile the agent: %w", err)
+		}
+		f, err := os.Open(out)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(w, f)
+		return err
+	})
+	return err
+}
+
+// usedBytes is how much of the disk a sparse file takes.
+func usedBytes(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Blocks * 512, nil
+	}
+	return info.Size(), nil
+}

@@ -1,0 +1,545 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+
+	"appplatform/archive"
+	"appplatform/bundle"
+	"appplatform/image/internal/disk"
+	"appplatform/image/internal/ext4"
+	"appplatform/image/internal/kernel"
+	"appplatform/internal/atomicfile"
+	"appplatform/internal/cache"
+	"appplatform/partitions"
+	"appplatform/rootfs"
+	"appplatform/tooltree"
+)
+
+// A Part is the size of one part of a finished image, in bytes.
+type Part struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"`
+}
+
+// A Result is a finished build.
+type Result struct {
+	Files    []string `json:"files"`
+	Parts    []Part   `json:"parts"`
+	UpToDate bool     `json:"up_to_date"` // nothing had changed
+}
+
+// Build makes the image of the plan. Finished files appear under their names
+// whole; an interrupted build leaves the former ones.
+func (p *Plan) Build(ctx context.Context) (*Result, error) {
+	if p.upToDate() {
+		var r record
+		if err := readJSON(p.recordPath(), &r); err == nil && r.Result != nil {
+			r.Result.UpToDate = true
+			return r.Result, nil
+		}
+	}
+	// Two builds of a board into the same folder take turns.
+	if err := os.MkdirAll(p.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the output folder: %w", err)
+	}
+	unlock, err := p.cache.Lock("out-"+cache.Key(p.Out), func() { p.report.note("waiting for another build into " + p.Out) })
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	p.announce()
+	b := &build{Plan: p}
+	return b.run(ctx)
+}
+
+// announce says what the build takes, before it takes time.
+func (p *Plan) announce() {
+	p.report.note(fmt.Sprintf("%s image %s from %d packages (%s)", p.Board.Name, p.Label, len(p.Lock.System), p.origin()))
+	for _, s := range p.Lock.MissingSuites {
+		p.report.note("WARNING: without " + s + ", which cannot be verified: security fixes may be missing")
+	}
+	if p.Signing.Development {
+		p.report.note("signed with this machine's development key: not for release (--key)")
+	}
+}
+
+// A build is a plan being carried out.
+type build struct {
+	*Plan
+	tools   *tooltree.Tree
+	kernel  *kernel.Kernel
+	agent   string // host paths of finished parts
+	ramdisk string
+	packed  packedRootfs
+}
+
+type packedRootfs struct {
+	path string
+	info bundle.Rootfs
+}
+
+func (b *build) run(ctx context.Context) (*Result, error) {
+	steps := []struct {
+		name, text string
+		do         func(context.Context, func(done, total int64, unit string)) error
+	}{
+		{"tools", "set up the build tools", b.openTools},
+		{"kernel", "build the kernel", b.buildKernel},
+		{"fetch", "fetch packages", b.fetch},
+		{"agent", "compile the agent", b.buildAgent},
+		{"ramdisk", "make the ramdisk", b.buildRamdisk},
+		{"rootfs", "make the root file system", b.buildRootfs},
+		{"disk", "write the disk image", b.writeDisk},
+	}
+	for _, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := b.report.step(s.name, s.text, func(progress func(done, total int64, unit string)) error { return s.do(ctx, progress) }); err != nil {
+			return nil, err
+		}
+	}
+	return b.finish(ctx)
+}
+
+// fetching counts the bytes of packages that arrive.
+func (b *build) fetching(progress func(done, total int64, unit string), pkgs ...[]archive.Package) func(int64) {
+	var total int64
+	for _, list := range pkgs {
+		total += b.archive.Lacking(list)
+	}
+	var done atomic.Int64
+	return func(n int64) { progress(done.Add(n), total, "bytes") }
+}
+
+func (b *build) openTools(ctx context.Context, progress func(done, total int64, unit string)) (err error) {
+	b.tools, err = tooltree.Open(ctx, b.archive, tooltree.Image, b.Lock.ImageTools, b.fetching(progress, b.Lock.ImageTools))
+	return err
+}
+
+func (b *build) buildKernel(ctx context.Context, progress func(done, total int64, unit string)) error {
+	builder := &kernel.Builder{
+		Cache: b.cache, Log: b.report.note,
+		SourceDeb: b.archive.Path(b.linux.Source),
+		Progress:  func(done, expected int) { progress(int64(done), int64(expected), "objects") },
+	}
+	if !b.cache.Has("kernels", b.keys.kernel) {
+		fetched := b.fetching(progress, b.Lock.KernelTools, b.Lock.KernelSource)
+		tools, err := tooltree.Open(ctx, b.archive, tooltree.Kernel, b.Lock.KernelTools, fetched)
+		if err != nil {
+			return err
+		}
+		builder.Tools = tools
+		if err := b.archive.Fetch(ctx, b.Lock.KernelSource, fetched); err != nil {
+			return err
+		}
+		if err := b.archive.Verify(ctx, b.Lock.KernelSource); err != nil {
+			return err
+		}
+	}
+	var err error
+	b.kernel, err = builder.Build(ctx, b.linux, b.keys.kernel)
+	return err
+}
+
+// fetch brings the packages of both systems into the pool. What comes from the
+// pool is read again, so that an altered file is found before it is used.
+func (b *build) fetch(ctx context.Context, progress func(done, total int64, unit string)) error {
+	if b.cache.Has("rootfs", b.keys.rootfs) && b.cache.Has("ramdisks", b.keys.ramdisk) {
+		return nil
+	}
+	fetched := b.fetching(progress, b.Lock.System, b.Lock.Ramdisk)
+	for _, list := range [][]archive.Package{b.Lock.System, b.Lock.Ramdisk} {
+		if err := b.archive.Fetch(ctx, list, fetched); err != nil {
+			return err
+		}
+		if err := b.archive.Verify(ctx, list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files are the ones that only this build knows.
+func (b *build) files() ([]rootfs.File, error) {
+	agent, err := os.ReadFile(b.agent)
+	if err != nil {
+		return nil, err
+	}
+	platform, err := b.platform().Encode()
+	if err != nil {
+		return nil, err
+	}
+	return []rootfs.File{
+		{Path: "usr/bin/apagent", Mode: 0o755, Content: agent},
+		{Path: bundle.PlatformFile, Mode: 0o644, Content: platform},
+	}, nil
+}
+
+func (b *build) input(pkgs []archive.Package) (rootfs.Input, error) {
+	files, err := b.files()
+	return rootfs.Input{Repo: b.repo.fs, Board: b.Board, Debs: b.debs(pkgs), Files: files, Log: b.report.note}, err
+}
+
+// ramdiskOptions describe the ramdisk's file system. Its full size costs the
+// machine memory, so it has little room to spare.
+func (b *build) ramdiskOptions(tree *rootfs.Tree) ext4.Options {
+	size := partitions.Size(tree.Size())*5/4 + 8*partitions.MiB
+	size = (size + partitions.MiB - 1) / partitions.MiB * partitions.MiB
+	return ext4.Options{Type: ext4.Ext2, Label: "ramdisk", UUID: "6b1d8e5e-2f2c-4b60-9f0c-7a1d3f0c9a01", Size: size, Inodes: len(tree.Paths()) + 1024, Time: imageTime}
+}
+
+func (b *build) buildRamdisk(ctx context.Context, progress func(done, total int64, unit string)) error {
+	var err error
+	b.ramdisk, err = b.cache.File(filepath.Join("ramdisks", b.keys.ramdisk), func(w io.Writer) error {
+		in, err := b.input(b.Lock.Ramdisk)
+		if err != nil {
+			return err
+		}
+		tree, err := rootfs.Ramdisk(ctx, in)
+		if err != nil {
+			return err
+		}
+		return b.withImage(ctx, tree, b.ramdiskOptions(tree), func(raw *os.File) error {
+			// Blocks let both processors work. The kernel reads them, but no
+			// check other than CRC32.
+			return b.tools.Run(ctx, tooltree.Cmd{
+				Args:  []string{"xz", "-T0", b.xzLevel(), "--block-size=8MiB", "--check=crc32", "-c"},
+				Stdin: raw, Stdout: w,
+			})
+		})
+	})
+	return err
+}
+
+func (b *build) xzLevel() string {
+	if b.Draft {
+		return "-0"
+	}
+	return "-6"
+}
+
+// withImage writes the tree as a file system into a temporary file.
+func (b *build) withImage(ctx context.Context, tree *rootfs.Tree, o ext4.Options, use func(*os.File) error) error {
+	dir, err := os.MkdirTemp(b.cache.Path(), ".image-")
+	if err != nil {
+		return fmt.Errorf("cannot make a file system: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "raw")
+	if err := writeTree(ctx, b.tools, tree, o, path); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return use(f)
+}
+
+func writeTree(ctx context.Context, tools *tooltree.Tree, tree *rootfs.Tree, o ext4.Options, out string) error {
+	read, write := io.Pipe()
+	go func() { write.CloseWithError(tree.WriteTar(write)) }()
+	err := ext4.Write(ctx, tools, o, read, out)
+	read.CloseWithError(errors.New("the file system is not written any further"))
+	return err
+}
+
+// rootfsOptions describe sda3's file system: as large as the partition, so that
+// its layout stays the same while the system grows, and without a journal,
+// because it is mounted read-only.
+func rootfsOptions(p partitions.Partition) ext4.Options {
+	return ext4.Options{Type: ext4.Ext4, Label: "rootfs", UUID: "6b1d8e5e-2f2c-4b60-9f0c-7a1d3f0c9a03", Size: p.Size, Inodes: 16384, Time: imageTime}
+}
+
+func (b *build) buildRootfs(ctx context.Context, progress func(done, total int64, unit string)) error {
+	raw, err := b.rawRootfs(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(raw)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	level := b.xzLevel()
+	packer := bundle.Packer{
+		Compress: func(ctx context.Context, raw []byte) ([]byte, error) {
+			return b.tools.Output(ctx, tooltree.Cmd{
+				Args:  []string{"xz", "-T1", "--check=crc32", "--lzma2=preset=" + level[1:] + ",dict=4MiB", "-c"},
+				Stdin: bytes.NewReader(raw),
+			})
+		},
+		Cached:   func(sum string, pack func() ([]byte, error)) ([]byte, error) { return b.cachedPiece(sum, level, pack) },
+		Progress: func(done, total int64) { progress(done, total, "bytes") },
+	}
+	b.packed.path = b.cache.Path("packed", b.keys.rootfs+level)
+	if err := os.MkdirAll(filepath.Dir(b.packed.path), 0o755); err != nil {
+		return err
+	}
+	return atomicfile.WriteFunc(b.packed.path, 0o644, func(w io.Writer) (err error) {
+		b.packed.info, err = packer.Pack(ctx, f, info.Size(), w)
+		return err
+	})
+}
+
+// cachedPiece keeps packed pieces by the hash of what they hold. A draft takes
+// a well packed piece where there is one.
+func (b *build) cachedPiece(sum, level string, pack func() ([]byte, error)) ([]byte, error) {
+	for _, l := range slices.Compact([]string{"-6", level}) {
+		if data, err := os.ReadFile(b.cache.Path("pieces", sum+l)); err == nil {
+			return data, nil
+		}
+	}
+	path, err := b.cache.File(filepath.Join("pieces", sum+level), func(w io.Writer) error {
+		data, err := pack()
+		if err == nil {
+			_, err = w.Write(data)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+// rawRootfs returns the host path of the system's file system.
+func (b *build) rawRootfs(ctx context.Context) (string, error) {
+	target, ok := b.fullTable().Part(partitions.Rootfs)
+	if !ok {
+		return "", errors.New("internal error: no partition for the root file system")
+	}
+	dir, err := b.cache.Folder(filepath.Join("rootfs", b.keys.rootfs), nil, func(dir string) error {
+		in, err := b.input(b.Lock.System)
+		if err != nil {
+			return err
+		}
+		tree, err := rootfs.System(ctx, in)
+		if err != nil {
+			return err
+		}
+		return writeTree(ctx, b.tools, tree, rootfsOptions(target), filepath.Join(dir, "raw"))
+	})
+	return filepath.Join(dir, "raw"), err
+}
+
+// fullTable is the table of the board's default disk once it is installed.
+func (p *Plan) fullTable() partitions.Table {
+	t, err := partitions.Layout(p.Board.Scheme, p.Board.Disk)
+	if err != nil {
+		return partitions.Table{} // Load has checked that the disk is large enough.
+	}
+	return t
+}
+
+// manifest describes and signs the set.
+func (b *build) manifest() (text, signature []byte, err error) {
+	m := bundle.Manifest{Format: bundle.Format, Board: b.Board.Name, Arch: b.Board.Arch, Label: b.Label, Rootfs: b.packed.info}
+	if m.Kernel, err = bundle.Describe(bundle.KernelName, b.kernel.Image); err != nil {
+		return nil, nil, err
+	}
+	if m.Ramdisk, err = bundle.Describe(bundle.RamdiskName, b.ramdisk); err != nil {
+		return nil, nil, err
+	}
+	if text, err = m.Encode(); err != nil {
+		return nil, nil, err
+	}
+	signature, err = bundle.Sign(b.Signing.private, b.Signing.password, text)
+	return text, signature, err
+}
+
+func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, unit string)) error {
+	text, signature, err := b.manifest()
+	if err != nil {
+		return err
+	}
+	lock, err := b.Lock.Encode()
+	if err != nil {
+		return err
+	}
+	o := disk.Options{Table: b.table(), Time: imageTime, Boot: map[string]disk.Source{
+		"a/" + bundle.KernelName:    {Path: b.kernel.Image},
+		"a/" + bundle.RamdiskName:   {Path: b.ramdisk},
+		"a/" + bundle.RootfsName:    {Path: b.packed.path},
+		"a/" + bundle.ManifestName:  {Data: text},
+		"a/" + bundle.SignatureName: {Data: signature},
+		"label":                     {Data: []byte(b.Label + "\n")},
+	}}
+	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	img := filepath.Join(b.Out, b.imageName(".img"))
+	part := img + ".part"
+	qcow := filepath.Join(b.Out, b.imageName(".qcow2"))
+	for _, f := range []string{part, qcow + ".part"} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	defer os.Remove(part)
+	defer os.Remove(qcow + ".part")
+	if err := disk.Write(ctx, b.tools, o, part); err != nil {
+		return err
+	}
+	if err := b.tools.Run(ctx, tooltree.Cmd{
+		Args:     []string{"qemu-img", "convert", "-f", "raw", "-O", "qcow2", part, qcow + ".part"},
+		Writable: []string{b.Out},
+	}); err != nil {
+		return fmt.Errorf("cannot make the qcow2 image: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{".manifest.json", text}, {".manifest.json.minisig", signature}, {".lock", lock}} {
+		if err := atomicfile.Write(filepath.Join(b.Out, b.imageName(f.name)), f.data, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, f := range []string{img, qcow} {
+		if err := publish(f+".part", f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish gives a finished file its name.
+func publish(part, name string) error {
+	f, err := os.OpenFile(part, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Chmod(0o644), f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, err)
+	}
+	if err := os.Rename(part, name); err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, err)
+	}
+	return atomicfile.SyncDir(filepath.Dir(name))
+}
+
+// A record says which plan the files in the output folder are from.
+type record struct {
+	Key    string           `json:"key"`
+	Stamps map[string]stamp `json:"stamps"`
+	Result *Result          `json:"result"`
+	Kernel string           `json:"kernel"` // in the cache
+}
+
+// BuiltKernel is the path of the kernel that the image in an output folder was
+// made with.
+func BuiltKernel(out string) (string, error) {
+	var r record
+	if err := readJSON(filepath.Join(out, recordName), &r); err != nil {
+		return "", err
+	}
+	return r.Kernel, nil
+}
+
+const recordName = ".built.json"
+
+type stamp struct {
+	Size     int64 `json:"size"`
+	Modified int64 `json:"modified"` // nanoseconds
+}
+
+func (p *Plan) recordPath() string { return filepath.Join(p.Out, recordName) }
+
+// upToDate reports whether the output folder holds just what the plan makes.
+func (p *Plan) upToDate() bool {
+	var r record
+	if readJSON(p.recordPath(), &r) != nil || r.Key != p.keys.image || len(r.Stamps) == 0 {
+		return false
+	}
+	for name, want := range r.Stamps {
+		if got, err := stampOf(filepath.Join(p.Out, name)); err != nil || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+func stampOf(path string) (stamp, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}, err
+	}
+	return stamp{info.Size(), info.ModTime().UnixNano()}, nil
+}
+
+// finish records what was made and removes what no build will ask for soon.
+func (b *build) finish(context.Context) (*Result, error) {
+	r := &Result{}
+	rec := record{Key: b.keys.image, Stamps: map[string]stamp{}, Result: r, Kernel: b.kernel.Image}
+	for _, ext := range []string{".img", ".qcow2", ".manifest.json", ".manifest.json.minisig", ".lock"} {
+		name := b.imageName(ext)
+		r.Files = append(r.Files, filepath.Join(b.Out, name))
+		s, err := stampOf(filepath.Join(b.Out, name))
+		if err != nil {
+			return nil, err
+		}
+		rec.Stamps[name] = s
+	}
+	var err error
+	if r.Parts, err = b.parts(); err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(rec, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.Write(b.recordPath(), append(text, '\n'), 0o644); err != nil {
+		return nil, err
+	}
+	b.cache.Keep("rootfs", 4)
+	b.cache.Keep("packed", 4)
+	b.cache.Keep("ramdisks", 8)
+	b.cache.Keep("agents", 8)
+	return r, nil
+}
+
+// parts are the sizes of what the image carries.
+func (b *build) parts() ([]Part, error) {
+	var parts []Part
+	for _, f := range []struct{ name, path string }{
+		{"kernel", b.kernel.Image}, {"ramdisk", b.ramdisk}, {"packed rootfs", b.packed.path},
+	} {
+		info, err := os.Stat(f.path)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, Part{f.name, info.Size()})
+	}
+	for _, ext := range []string{".img", ".qcow2"} {
+		used, err := usedBytes(filepath.Join(b.Out, b.imageName(ext)))
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, Part{ext[1:] + " (on disk)", used})
+	}
+	return parts, nil
+}
+
+func readJSON(path string, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}

@@ -1,0 +1,197 @@
+// Package partitions says how the disk is divided: the numbers, sizes, places
+// and names of sda1 to sda4, as values. It is the one home of these figures for
+// the image builder and for the device, and it touches no disk.
+package partitions
+
+import "fmt"
+
+// A Scheme is a kind of partition table.
+type Scheme string
+
+// GPT is used by virtual machines, MBR by the gateways, whose firmware reads
+// nothing else.
+const (
+	GPT Scheme = "gpt"
+	MBR Scheme = "mbr"
+)
+
+// ParseScheme reads "gpt" or "mbr".
+func ParseScheme(text string) (Scheme, error) {
+	switch s := Scheme(text); s {
+	case GPT, MBR:
+		return s, nil
+	}
+	return "", fmt.Errorf("%q is not a partition scheme (gpt or mbr)", text)
+}
+
+// The numbers of the partitions are what administrators know them by; they
+// never change.
+const (
+	Boot   = 1  // kernel, ramdisk and packed root file systems
+	Data   = 2  // everything that must survive
+	Rootfs = 3  // the unpacked, read-only system
+	Swap   = 4  // swap space
+	BIOS   = 14 // GRUB for BIOS firmware
+	EFI    = 15 // GRUB for UEFI firmware
+)
+
+// Types of partitions. GPT writes GUIDs, MBR two hexadecimal digits.
+const (
+	TypeLinux = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+	TypeSwap  = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"
+	TypeBIOS  = "21686148-6449-6E6F-744E-656564454649"
+	TypeEFI   = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+
+	TypeMBRFAT32 = "0c"
+	TypeMBRLinux = "83"
+	TypeMBRSwap  = "82"
+)
+
+// What every image carries before it is installed. Install replaces those of
+// the disk and of sda1 by random ones, so that two installed disks in one
+// machine are never mixed up.
+const (
+	FactoryDiskUUID = "3A8C1D5E-6B0F-4E27-9C41-D0A5F7B21E60"
+	FactoryBootUUID = "91F4E2B7-0C5D-4A38-8E16-7B2D9F60C3A1"
+	biosUUID        = "5D2E8A90-F173-4B6C-A2D4-18C7E05B9F32"
+	efiUUID         = "C7609B1F-4E82-4D35-B90A-6F1D23E8A754"
+	factoryDiskID   = "41505001" // MBR disk signature
+)
+
+// Alignment is what every partition's start and end are a multiple of.
+const Alignment = MiB
+
+// LeastData is the smallest sda2 that PostgreSQL and a few apps can live in.
+const LeastData = GiB
+
+// A Partition is one entry of a table.
+type Partition struct {
+	Number int
+	Name   string // GPT only
+	Type   string
+	UUID   string // GPT only; empty until somebody chooses one
+	Start  Size
+	Size   Size
+}
+
+// End is the first place behind the partition.
+func (p Partition) End() Size { return p.Start + p.Size }
+
+// A Table is the division of one disk. Parts lie in the order of their place
+// on the disk, which is not that of their numbers.
+type Table struct {
+	Scheme   Scheme
+	DiskSize Size
+	DiskUUID string
+	Parts    []Partition
+}
+
+// Part finds a partition by its number.
+func (t Table) Part(number int) (Partition, bool) {
+	for _, p := range t.Parts {
+		if p.Number == number {
+			return p, true
+		}
+	}
+	return Partition{}, false
+}
+
+// declared lists the partitions in the order they lie on the disk, without
+// their places. sda2 lies last so that a larger disk makes it grow in place;
+// its size is what the others leave.
+func declared(scheme Scheme) []Partition {
+	if scheme == MBR {
+		return []Partition{
+			{Number: Boot, Type: TypeMBRFAT32, Size: 200 * MiB},
+			{Number: Rootfs, Type: TypeMBRLinux, Size: 500 * MiB},
+			{Number: Swap, Type: TypeMBRSwap, Size: 512 * MiB},
+			{Number: Data, Type: TypeMBRLinux},
+		}
+	}
+	return []Partition{
+		{Number: BIOS, Name: "bios", Type: TypeBIOS, UUID: biosUUID, Size: 1 * MiB},
+		{Number: EFI, Name: "efi", Type: TypeEFI, UUID: efiUUID, Size: 16 * MiB},
+		{Number: Boot, Name: "boot", Type: TypeLinux, Size: 350 * MiB},
+		{Number: Rootfs, Name: "rootfs", Type: TypeLinux, Size: 500 * MiB},
+		{Number: Swap, Name: "swap", Type: TypeSwap, Size: 512 * MiB},
+		{Number: Data, Name: "data", Type: TypeLinux},
+	}
+}
+
+// place puts the declared partitions one behind the other.
+func place(scheme Scheme, disk Size) Table {
+	t := Table{Scheme: scheme, DiskSize: disk, Parts: declared(scheme)}
+	next := Alignment
+	for i := range t.Parts {
+		p := &t.Parts[i]
+		p.Start = next
+		if p.Number == Data {
+			p.Size = usableEnd(scheme, disk) - p.Start
+		}
+		next = p.End()
+	}
+	return t
+}
+
+// usableEnd is where the last partition may end: GPT keeps a copy of itself in
+// the last 33 sectors, and MBR cannot count beyond 2 TiB.
+func usableEnd(scheme Scheme, disk Size) Size {
+	if scheme == MBR {
+		disk = min(disk, 1<<32*Sector-Alignment)
+	} else {
+		disk -= (1 + arraySectors) * Sector
+	}
+	return disk / Alignment * Alignment
+}
+
+// LeastDisk is the smallest disk that Layout accepts.
+func LeastDisk(scheme Scheme) Size {
+	t := place(scheme, 0)
+	least := t.Parts[len(t.Parts)-1].Start + LeastData
+	if scheme == GPT {
+		least += Alignment
+	}
+	return least
+}
+
+// Layout divides a disk the way it is installed. UUIDs that differ from one
+// disk to the next are left empty.
+func Layout(scheme Scheme, disk Size) (Table, error) {
+	if least := LeastDisk(scheme); disk < least {
+		return Table{}, fmt.Errorf("the disk is too small: it has %v and needs at least %v", disk, least)
+	}
+	return place(scheme, disk), nil
+}
+
+// Factory divides the disk of an image before it is installed: only what the
+// boot loader needs and sda1, so that the image is small.
+func Factory(scheme Scheme, disk Size) Table {
+	t := place(scheme, disk)
+	kept := t.Parts[:0]
+	for _, p := range t.Parts {
+		switch p.Number {
+		case Boot:
+			if scheme == GPT {
+				p.UUID = FactoryBootUUID
+			}
+			kept = append(kept, p)
+		case BIOS, EFI:
+			kept = append(kept, p)
+		}
+	}
+	t.Parts = kept
+	t.DiskUUID = FactoryDiskUUID
+	if scheme == MBR {
+		t.DiskUUID = factoryDiskID
+	}
+	return t
+}
+
+// BootUUID is the PARTUUID of sda1 as the kernel and GRUB spell it.
+func (t Table) BootUUID() string {
+	if t.Scheme == MBR {
+		return fmt.Sprintf("%s-%02d", t.DiskUUID, Boot)
+	}
+	p, _ := t.Part(Boot)
+	return p.UUID
+}
