@@ -23,16 +23,6 @@ type Packer struct {
 	Workers int
 }
 
-// Describe is the manifest's entry for a file at path that the set will hold
-// under the name.
-func Describe(name, path string) (File, error) {
-	sum, size, err := hashFile(context.Background(), path, func(int64) {})
-	if err != nil {
-		return File{}, fmt.Errorf("cannot describe %s: %w", name, err)
-	}
-	return File{Name: name, Size: size, SHA256: sum}, nil
-}
-
 type packed struct {
 	piece Piece
 	data  []byte
@@ -124,4 +114,14 @@ func copyRange(w io.Writer, r io.ReaderAt, offset, size int64) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// Describe is the manifest's entry for a file at path that the set will hold
+// under the name.
+func Describe(name, path string) (File, error) {
+	sum, size, err := hashFile(context.Background(), path, func(int64) {})
+	if err != nil {
+		return File{}, fmt.Errorf("cannot describe %s: %w", name, err)
+	}
+	return File{Name: name, Size: size, SHA256: sum}, nil
 }

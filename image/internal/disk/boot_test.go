@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +48,7 @@ func fakeKernel(name string) []byte {
 	op := func(bytes ...byte) { c = append(c, bytes...) }
 	call := func() { op(0xe8); c = le.AppendUint32(c, uint32(puts-len(c)-4)) }
 	load := func(address uint32) { op(0xbb); c = le.AppendUint32(c, address) }
-	op(0xbc, 0x00, 0x70, 0x00, 0x00) // esp = 0x7000
+	op(0xbc, 0x00, 0x80, 0x10, 0x00) // esp = behind the code
 	op(0x89, 0xf5)                   // ebp = boot parameters
 	load(at[0])
 	call()
@@ -61,10 +63,10 @@ func fakeKernel(name string) []byte {
 	op(0xfa, 0xf4, 0xeb, 0xfd) // halt
 	copy(code, c)
 	copy(code[puts:], []byte{
-		0x8a, 0x03, 0x84, 0xc0, 0x74, 0x14, // until the text at ebx ends
+		0x8a, 0x03, 0x84, 0xc0, 0x74, 0x15, // until the text at ebx ends
 		0x88, 0xc4, 0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb, // wait for the port
 		0x88, 0xe0, 0x66, 0xba, 0xf8, 0x03, 0xee, // write a character
-		0x43, 0xeb, 0xe6, 0xc3,
+		0x43, 0xeb, 0xe5, 0xc3,
 	})
 	return append(b, code...)
 }
@@ -78,8 +80,8 @@ var (
 	noEnv  = patch{"# GRUB Environment Block\n", "# GRUB envIronment bLock\n"}
 )
 
-// boot starts a disk with two sets of files on sda1, some of them removed, and
-// parts of it patched.
+// boot starts a disk with two sets of files on sda1, some of them removed (or,
+// with a colon behind the name, empty), and parts of it patched.
 func boot(t *testing.T, without []string, patches ...patch) *vmtest.Machine {
 	t.Helper()
 	o := Options{Table: table, Boot: map[string]Source{}, Time: time.Unix(1767225600, 0)}
@@ -88,7 +90,11 @@ func boot(t *testing.T, without []string, patches ...patch) *vmtest.Machine {
 		o.Boot[set+"/ramdisk.ext2.xz"] = Source{Data: bytes.Repeat([]byte("ramdisk "+set), 1000)}
 	}
 	for _, name := range without {
-		delete(o.Boot, name)
+		if name, empty := strings.CutSuffix(name, ":"); empty {
+			o.Boot[name] = Source{}
+		} else {
+			delete(o.Boot, name)
+		}
 	}
 	image := made(t, o)
 	for _, p := range patches {
@@ -129,8 +135,8 @@ func apply(t *testing.T, image string, p patch) {
 func TestBoot(t *testing.T) {
 	const (
 		rescue = `root=/dev/ram0 ramdisk_size=100000 rw `
-		system = `root=PARTUUID=` + partitions.FactoryBootUUID + `/PARTNROFF=2 ro `
-		disk   = `.* ap\.boot=` + partitions.FactoryBootUUID
+		system = `root=PARTUUID=(?i:` + partitions.FactoryBootUUID + `)/PARTNROFF=2 ro `
+		disk   = `.* ap\.boot=(?i:` + partitions.FactoryBootUUID + `)`
 	)
 	for _, test := range []struct {
 		name    string
@@ -143,7 +149,8 @@ func TestBoot(t *testing.T) {
 		{"set b", nil, []patch{setB}, `\[kernel b: \S+ ` + rescue + disk + ` \+ramdisk\]`},
 		{"broken grubenv", nil, []patch{noEnv}, `\[kernel a: .* \+ramdisk\]`},
 		{"no kernel", []string{"a/kernel"}, nil, `\[kernel b: ` + `.* \+ramdisk\]`},
-		{"no ramdisk", []string{"a/ramdisk.ext2.xz"}, nil, `\[kernel b: .* \+ramdisk\]`},
+		{"no ramdisk", []string{"a/ramdisk.ext2.xz"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` \+ramdisk\]`},
+		{"empty ramdisk", []string{"a/ramdisk.ext2.xz:"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` \+ramdisk\]`},
 		{"no kernel for the system", []string{"b/kernel"}, []patch{setB, normal}, `\[kernel a: .*PARTNROFF=2`},
 		{"nothing", []string{"a/kernel", "b/kernel"}, nil, `No image on this disk can be read`},
 	} {
@@ -174,9 +181,8 @@ func TestMenu(t *testing.T) {
 			if _, err := m.Serial.Expect(`rescue/setup(?s:.*)App Platform`, 30*time.Second); err != nil {
 				t.Fatal(err)
 			}
-			screen, err := m.Screen()
-			if err != nil || !strings.Contains(screen, "rescue/setup") || !strings.Contains(screen, "App Platform") {
-				t.Errorf("the screen shows\n%s\n(%v); want both entries", screen, err)
+			if err := expectOnScreen(m, "rescue/setup", "App Platform"); err != nil {
+				t.Error(err)
 			}
 			if err := test.choose(m); err != nil {
 				t.Fatal(err)
@@ -186,4 +192,20 @@ func TestMenu(t *testing.T) {
 			}
 		})
 	}
+}
+
+// expectOnScreen waits for the screen, which is drawn after the serial port.
+func expectOnScreen(m *vmtest.Machine, words ...string) error {
+	var screen string
+	for range 10 {
+		var err error
+		if screen, err = m.Screen(); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(screen, w) }) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("the screen shows\n%s\nwant %q", screen, words)
 }

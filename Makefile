@@ -1,0 +1,55 @@
+# make help lists the targets. Everything but Go, apt and user namespaces comes
+# from the tool tree that apimage sets up in its cache.
+BOARD ?= x86_64
+BOARDS := $(notdir $(patsubst %/,%,$(dir $(wildcard boards/*/board.json))))
+APIMAGE := bin/apimage
+PATH := $(CURDIR)/bin/tools:$(PATH)
+export PATH
+
+# What the fast tests judge file formats with; each becomes a small script that
+# runs the program in the tool tree.
+TOOLS := sfdisk sgdisk mke2fs e2fsck debugfs dumpe2fs tune2fs e2label resize2fs fsck.fat minisign xz shellcheck qemu-img openssl
+
+.PHONY: help run build $(BOARDS) test check bench lint shellcheck tools clean FORCE
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z$$()A-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+run: build ## build the VM image and start it; the terminal is its console
+	$(APIMAGE) run $(BOARD)
+
+build: $(BOARD) ## build the image of BOARD (x86_64)
+
+$(BOARDS): $(APIMAGE)
+	$(APIMAGE) build $@
+
+test: check build ## run everything, the QEMU tests included
+	go test -timeout 70m -parallel 2 ./vmtest/...
+
+check: $(APIMAGE) tools ## the fast part: format, vet, staticcheck, layers, unit tests, shellcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt -w these files'; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	$(MAKE) --no-print-directory shellcheck
+	go test $$(go list ./... | grep -v /vmtest)
+
+shellcheck: tools
+	@scripts/shell-files | xargs $(APIMAGE) tool shellcheck --shell=sh --severity=style --exclude=SC1091
+
+bench: build ## measure against peers, side by side (needs mmdebstrap: apt-get install mmdebstrap)
+	scripts/bench
+
+# The tools are looked up through PATH by tests, which then run them as users
+# and the device do.
+tools: $(APIMAGE) $(TOOLS:%=bin/tools/%)
+
+bin/tools/%: Makefile
+	@mkdir -p bin/tools
+	@printf '#!/bin/sh\nexec %s tool --kind image --bind /tmp "%s" "$$@"\n' '$(CURDIR)/$(APIMAGE)' '$*' > $@
+	@chmod +x $@
+
+$(APIMAGE): FORCE
+	@go build -trimpath -o $@ ./cmd/apimage
+
+clean: ## remove what was built here (the cache stays)
+	rm -rf bin out

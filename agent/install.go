@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+
+	"appplatform/agent/internal/block"
+	"appplatform/partitions"
+)
+
+// newData is the name of sda2 in the partition table until its file system is
+// complete. As soon as the table says "data", nothing ever formats it again.
+const newData = "data (new)"
+
+// PlanInstall looks at the disk and lists what is to be done to install the
+// image on it, or to finish an installation that was interrupted. It changes
+// nothing; a disk that cannot be used is an error here.
+func PlanInstall(ctx context.Context, m Machine) ([]Step, error) {
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m.planInstall(d)
+}
+
+func (m Machine) planInstall(d disk) ([]Step, error) {
+	table, err := m.planTable(d)
+	if err != nil {
+		return nil, err
+	}
+	keep, err := keepsData(d, table)
+	if err != nil {
+		return nil, err
+	}
+	boot, _ := table.Part(partitions.Boot)
+	steps := []Step{
+		announce{d, []partitions.Partition{boot}},
+		mountBoot{d},
+		checkSet{},
+	}
+	if !installedTable(d.table) {
+		steps = append(steps, writeTable{d, table})
+	}
+	steps = append(steps, announce{d, table.Parts}, makeSwap{d})
+	if keep {
+		steps = append(steps, checkData{d})
+	} else {
+		steps = append(steps, formatData{d, table})
+	}
+	steps = append(steps, mountData{d})
+	if !installedTable(d.table) {
+		steps = append(steps, commitData{d, committed(table)})
+	}
+	fresh := strings.EqualFold(d.table.DiskUUID, m.Platform.DiskUUID)
+	return append(steps,
+		writeRootfs{d, !fresh},
+		verifyRootfs{d},
+		makeFolders{},
+		markInstalled{},
+		bootSystem{},
+	), nil
+}
+
+// planTable decides how the disk is to be divided, and refuses a disk that is
+// not ours to divide.
+func (m Machine) planTable(d disk) (partitions.Table, error) {
+	if m.Platform.Scheme != partitions.GPT {
+		return partitions.Table{}, fmt.Errorf("cannot install on board %s: its disk has no GUID partition table", m.Platform.Board)
+	}
+	if n := d.SectorSize(); n != partitions.Sector {
+		return partitions.Table{}, withHint("use a disk or a controller that offers 512 byte sectors",
+			"cannot install on %v: it has sectors of %v", d.Disk, n)
+	}
+	if err := foreign(d.table); err != nil {
+		return partitions.Table{}, withHint("nothing was changed; write the image to an empty disk",
+			"cannot install on %v: %w", d.Disk, err)
+	}
+	if installedTable(d.table) {
+		if last := d.table.Parts[len(d.table.Parts)-1]; last.End() > d.Size {
+			return partitions.Table{}, withHint("nothing was changed; give the disk its former size back",
+				"cannot use %v: it has %v, and its data partition ends at %v", d.Disk, d.Size, last.End())
+		}
+		return d.table, nil
+	}
+	t, err := partitions.Layout(partitions.GPT, d.Size)
+	if err != nil {
+		return partitions.Table{}, withHint("nothing was changed; enlarge the disk and start again",
+			"cannot install on %v: %w", d.Disk, err)
+	}
+	m.nameDisk(&t, d.table)
+	return t, nil
+}
+
+// nameDisk gives the disk and its partitions GUIDs of their own. An interrupted
+// installation has done so already; what it chose is kept.
+func (m Machine) nameDisk(t *partitions.Table, old partitions.Table) {
+	fresh := strings.EqualFold(old.DiskUUID, m.Platform.DiskUUID)
+	t.DiskUUID = old.DiskUUID
+	if fresh {
+		t.DiskUUID = randomUUID()
+	}
+	for i := range t.Parts {
+		p := &t.Parts[i]
+		switch before, known := old.Part(p.Number); {
+		case p.Number == partitions.BIOS || p.Number == partitions.EFI: // The layout names these.
+		case known && !fresh:
+			p.UUID = before.UUID
+		default:
+			p.UUID = randomUUID()
+		}
+		if p.Number == partitions.Data {
+			p.Name = newData
+		}
+	}
+}
+
+func randomUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // It cannot fail.
+	return partitions.NewUUID(b)
+}
+
+// committed is the table that says that sda2 holds data.
+func committed(t partitions.Table) partitions.Table {
+	t.Parts = append([]partitions.Partition(nil), t.Parts...)
+	want := declaredName(partitions.Data)
+	for i := range t.Parts {
+		if t.Parts[i].Number == partitions.Data {
+			t.Parts[i].Name = want
+		}
+	}
+	return t
+}
+
+func declaredName(number int) string {
+	t, _ := partitions.Layout(partitions.GPT, partitions.LeastDisk(partitions.GPT))
+	p, _ := t.Part(number)
+	return p.Name
+}
+
+// installedTable reports whether the table has all partitions and says that
+// sda2 holds data. From then on it is only changed by a resize.
+func installedTable(t partitions.Table) bool {
+	data, ok := t.Part(partitions.Data)
+	if !ok || data.Name != declaredName(partitions.Data) {
+		return false
+	}
+	for _, n := range []int{partitions.Boot, partitions.Rootfs, partitions.Swap} {
+		if _, ok := t.Part(n); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// foreign looks for something in the table that no image of ours puts there.
+func foreign(t partitions.Table) error {
+	want, err := partitions.Layout(partitions.GPT, partitions.LeastDisk(partitions.GPT))
+	if err != nil {
+		return err
+	}
+	for _, p := range t.Parts {
+		our, ok := want.Part(p.Number)
+		if !ok || p.Start != our.Start || p.Type != our.Type || p.Number != partitions.Data && p.Size != our.Size {
+			return fmt.Errorf("partition %d (%q, %v) belongs to another system", p.Number, p.Name, p.Size)
+		}
+	}
+	return nil
+}
+
+// dataLabel names the file system of sda2.
+const dataLabel = "ap-data"
+
+// keepsData reports whether sda2 must not be formatted: the table says so, or,
+// when the image was written over an installed disk, a file system of ours
+// that was in use still lies where sda2 will be.
+func keepsData(d disk, t partitions.Table) (bool, error) {
+	if installedTable(d.table) {
+		return true, nil
+	}
+	data, _ := t.Part(partitions.Data)
+	return inUse(d, data)
+}
+
+func inUse(d disk, data partitions.Partition) (bool, error) {
+	ext, found, err := block.ProbeExt(d.Path(), data.Start)
+	if err != nil {
+		return false, err
+	}
+	used := found && ext.Label == dataLabel && ext.Mounted
+	if used && ext.Size > data.Size {
+		return false, withHint("nothing was changed; use the disk that the data was made on, or empty this one",
+			"cannot install on %v: it holds App Platform data of %v, and has room for %v", d.Disk, ext.Size, data.Size)
+	}
+	return used, nil
+}

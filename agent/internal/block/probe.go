@@ -1,0 +1,83 @@
+package block
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"appplatform/partitions"
+)
+
+// An Ext is what the superblock of an ext2, ext3 or ext4 file system says.
+type Ext struct {
+	Label string
+	Size  partitions.Size
+	// Mounted is whether the file system has ever been mounted for writing:
+	// the first mount leaves its time in the superblock, mke2fs leaves 0.
+	Mounted bool
+}
+
+// ProbeExt looks for an ext file system at offset of a disk or partition.
+func ProbeExt(path string, offset partitions.Size) (ext Ext, found bool, err error) {
+	b := make([]byte, 1024)
+	f, err := os.Open(path)
+	if err != nil {
+		return Ext{}, false, fmt.Errorf("cannot look for a file system: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(b, int64(offset)+1024); err != nil {
+		return Ext{}, false, fmt.Errorf("cannot look for a file system: %w", err)
+	}
+	if binary.LittleEndian.Uint16(b[56:]) != 0xef53 {
+		return Ext{}, false, nil
+	}
+	blocks := uint64(binary.LittleEndian.Uint32(b[4:]))
+	if binary.LittleEndian.Uint32(b[96:])&0x80 != 0 { // INCOMPAT_64BIT
+		blocks |= uint64(binary.LittleEndian.Uint32(b[0x150:])) << 32
+	}
+	shift := binary.LittleEndian.Uint32(b[24:])
+	if shift > 6 || blocks > 1<<44 {
+		return Ext{}, false, nil
+	}
+	return Ext{
+		Label:   string(bytes.TrimRight(b[120:136], "\x00")),
+		Size:    partitions.Size(blocks) * (partitions.KiB << shift),
+		Mounted: binary.LittleEndian.Uint32(b[44:]) != 0,
+	}, true, nil
+}
+
+// swapPage is the size of a page on every machine we build kernels for.
+const swapPage = 4096
+
+// MakeSwap writes the header of an empty swap space of version 1. A header
+// that fits is left alone.
+func MakeSwap(path, label string, uuid [16]byte) error {
+	d, err := OpenDevice(path)
+	if err != nil {
+		return fmt.Errorf("cannot make swap space: %w", err)
+	}
+	defer d.Close()
+	size, err := d.Size()
+	if err != nil {
+		return fmt.Errorf("cannot make swap space: %w", err)
+	}
+	last := uint32(min(size/swapPage, 1<<32) - 1)
+	page := make([]byte, swapPage)
+	if _, err := d.ReadAt(page, 0); err != nil {
+		return fmt.Errorf("cannot make swap space: %w", err)
+	}
+	if string(page[swapPage-10:]) == "SWAPSPACE2" && binary.LittleEndian.Uint32(page[1028:]) == last {
+		return nil
+	}
+	clear(page)
+	binary.LittleEndian.PutUint32(page[1024:], 1)
+	binary.LittleEndian.PutUint32(page[1028:], last)
+	copy(page[1036:], uuid[:])
+	copy(page[1052:1068], label)
+	copy(page[swapPage-10:], "SWAPSPACE2")
+	if _, err := d.WriteAt(page, 0); err != nil {
+		return fmt.Errorf("cannot make swap space: %w", err)
+	}
+	return d.Settle()
+}

@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"appplatform/partitions"
+)
+
+// finished is the last line of a complete log, the word people look for.
+const finished = "finished"
+
+// A Log shows lines on the consoles and keeps them in a file as soon as there
+// is a disk to keep them on.
+type Log struct {
+	mu       sync.Mutex
+	out      io.Writer
+	file     *os.File
+	pending  []byte // until the file is open
+	progress time.Time
+}
+
+// NewLog shows lines on out.
+func NewLog(out io.Writer) *Log { return &Log{out: out} }
+
+// Printf adds a line. It is on the disk when Printf returns, if the file is
+// open; the consoles are told even when the disk fails.
+func (l *Log) Printf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintln(l.out, text)
+	l.keep(time.Now().UTC().Format("2006-01-02 15:04:05 ") + text + "\n")
+}
+
+// Finished adds the last line, which has no time in front of it.
+func (l *Log) Finished() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintln(l.out, finished)
+	return l.keep(finished + "\n")
+}
+
+func (l *Log) keep(line string) error {
+	if l.file == nil {
+		l.pending = append(l.pending, line...)
+		return nil
+	}
+	if _, err := l.file.WriteString(line); err != nil {
+		return fmt.Errorf("cannot write the log: %w", err)
+	}
+	if err := l.file.Sync(); err != nil {
+		return fmt.Errorf("cannot write the log: %w", err)
+	}
+	return nil
+}
+
+// Progress shows at most every two seconds how far a long step is; the file
+// does not need it.
+func (l *Log) Progress(what string, done, total int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.progress) < 2*time.Second || done == total {
+		return
+	}
+	l.progress = time.Now()
+	fmt.Fprintf(l.out, "  %s: %d of %d MiB\n", what, done/int64(partitions.MiB), total/int64(partitions.MiB))
+}
+
+// Open keeps this and all earlier lines in the file, behind what it holds.
+func (l *Log) Open(path string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("cannot keep the log: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot keep the log: %w", err)
+	}
+	l.file = f
+	pending := string(l.pending)
+	l.pending = nil
+	return l.keep(pending)
+}
+
+// Close ends the use of the file, so that its disk can be unmounted.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file = nil
+	return err
+}

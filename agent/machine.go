@@ -1,0 +1,110 @@
+// Package agent changes a machine: it installs the image, mounts the disks,
+// decides what to do in the ramdisk and tells how things are. A change is a
+// list of steps first, which can be printed, and every step can be run again
+// after a power cut.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/agent/internal/block"
+	"appplatform/agent/internal/boot"
+	"appplatform/bundle"
+	"appplatform/internal/run"
+)
+
+// A Machine is the computer that steps work on. Files hang off Root and all
+// that is not a file goes through Kernel and Run, so that a folder can stand
+// in for a machine.
+type Machine struct {
+	Root     string
+	Kernel   Kernel
+	Run      func(ctx context.Context, name string, args ...string) error
+	Log      *Log
+	Platform bundle.Platform
+	Cmdline  string // of the kernel
+	Ramdisk  bool   // started from the ramdisk, not from sda3
+	Patience time.Duration
+}
+
+// Kernel is what a Machine asks of the running kernel. Paths are paths of the
+// machine, without its Root.
+type Kernel interface {
+	block.PartitionSetter
+	Mount(source, target, fstype string, flags uintptr, data string) error
+	Unmount(target string) error
+	Mounted(target string) bool
+	Swapon(path string) error
+	Reboot() error
+}
+
+// This is the machine that the program runs on. It fails when /etc/platform.json
+// is missing or wrong.
+func This(log *Log) (Machine, error) {
+	m := Machine{Root: "/", Kernel: system{}, Run: run.Cmd, Log: log, Patience: 30 * time.Second}
+	text, err := os.ReadFile(m.path(bundle.PlatformFile))
+	if err != nil {
+		return Machine{}, fmt.Errorf("cannot tell which platform this is: %w", err)
+	}
+	if m.Platform, err = bundle.DecodePlatform(text); err != nil {
+		return Machine{}, err
+	}
+	cmdline, err := os.ReadFile(m.path("proc/cmdline"))
+	if err != nil {
+		return Machine{}, fmt.Errorf("cannot read the kernel command line: %w", err)
+	}
+	m.Cmdline = strings.TrimSpace(string(cmdline))
+	m.Ramdisk, err = onRamdisk()
+	return m, err
+}
+
+// onRamdisk looks at what is mounted rather than at the command line, which
+// people type in more than one form.
+func onRamdisk() (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		return false, fmt.Errorf("cannot tell what is mounted at /: %w", err)
+	}
+	const ramMajor = 1
+	return unix.Major(uint64(st.Dev)) == ramMajor, nil
+}
+
+// path is where a file of the machine is for this program.
+func (m Machine) path(name string) string { return filepath.Join(m.Root, name) }
+
+// The places where boot and data partition are mounted on every board.
+const (
+	bootDir = "mnt/sda1"
+	dataDir = "mnt/sda2"
+)
+
+// InstallLog is what people are told to read, on the data partition.
+const InstallLog = "apps/install_step1.log"
+
+func (m Machine) grub() boot.GRUB { return boot.GRUB{Dir: m.path(bootDir)} }
+
+// openSet opens the image set that is booted.
+func (m Machine) openSet() (bundle.Set, error) {
+	name, err := m.grub().CurrentSet()
+	if err != nil {
+		return bundle.Set{}, err
+	}
+	return bundle.Open(m.path(filepath.Join(bootDir, name)), m.Platform)
+}
+
+// bootArgument is a value of the kernel command line, or "".
+func (m Machine) bootArgument(name string) string {
+	for _, word := range strings.Fields(m.Cmdline) {
+		if value, ok := strings.CutPrefix(word, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}

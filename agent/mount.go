@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/agent/internal/block"
+	"appplatform/agent/internal/boot"
+	"appplatform/internal/atomicfile"
+	"appplatform/internal/run"
+	"appplatform/partitions"
+)
+
+// noDataFile tells start scripts that sda2 is not there and why; what they
+// write would be gone after a reboot.
+const noDataFile = "run/app-platform/no-data"
+
+// etcUpper is what was changed in /etc, seen from the data partition.
+const etcUpper = "etc-overlay/upper"
+
+// Mount makes boot and data partition available. In the installed system it
+// also puts the writable folders in their place, and it always leaves a system
+// that somebody can log in to: without sda2 these folders live in memory. In
+// the ramdisk it takes over the settings from sda2 and leaves that unmounted,
+// because people repair it there.
+func Mount(ctx context.Context, m Machine) error {
+	if m.Ramdisk {
+		return m.mountRescue(ctx)
+	}
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return errors.Join(err, m.mountWritable(m.mountNoData(err)))
+	}
+	var problems []error
+	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
+		problems = append(problems, err)
+	} else if err := m.showBoot(); err != nil {
+		problems = append(problems, err)
+	}
+	data := dataDir
+	if err := m.mountChecked(ctx, d, partitions.Data, dataDir); err != nil {
+		problems = append(problems, err)
+		data = m.mountNoData(err)
+	} else if e, err := m.grub().Default(); err == nil && e == boot.System {
+		// The power failed between the switch and the end of the installation.
+		if err := m.endInstall(); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	if err := m.mountWritable(data); err != nil {
+		problems = append(problems, err)
+	}
+	if err := m.useSwap(d); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// mountRescue mounts sda1 and brings the passwords, the host name and the
+// network settings of the installed system into the ramdisk.
+func (m Machine) mountRescue(ctx context.Context) error {
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return err
+	}
+	if !installedTable(d.table) {
+		return nil // The installation comes first, and begins by checking the disk.
+	}
+	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
+		return err
+	}
+	if err := m.showBoot(); err != nil {
+		return err
+	}
+	return m.withData(ctx, d, func() error {
+		for _, name := range []string{"shadow", "hostname", "network.json", "vconsole.keymap"} {
+			if err := m.takeOver(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// takeOver copies a changed file of the system's /etc into the ramdisk's.
+func (m Machine) takeOver(name string) error {
+	from := m.path(filepath.Join(dataDir, etcUpper, name))
+	info, err := os.Lstat(from)
+	if err != nil || !info.Mode().IsRegular() {
+		return nil // Never changed, or deleted: the ramdisk's own counts.
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("cannot take over /etc/%s: %w", name, err)
+	}
+	return atomicfile.Write(m.path(filepath.Join("etc", name)), text, info.Mode().Perm())
+}
+
+// showBoot puts the folder that manuals call /boot in its place.
+func (m Machine) showBoot() error {
+	info, err := os.Lstat(m.path("boot"))
+	if err != nil || !info.IsDir() || m.Kernel.Mounted("/boot") {
+		return nil
+	}
+	return m.Kernel.Mount("/"+bootDir+"/boot", "/boot", "", unix.MS_BIND, "")
+}
+
+// withData does something while sda2 is mounted.
+func (m Machine) withData(ctx context.Context, d disk, do func() error) error {
+	if m.Kernel.Mounted("/" + dataDir) {
+		return do()
+	}
+	if err := m.mountChecked(ctx, d, partitions.Data, dataDir); err != nil {
+		return err
+	}
+	return errors.Join(do(), m.Kernel.Unmount("/"+dataDir))
+}
+
+func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir string) error {
+	if m.Kernel.Mounted("/" + dir) {
+		return nil
+	}
+	dev := d.PartPath(number)
+	if err := m.checkFS(ctx, dev); err != nil {
+		m.Log.Printf("%v", err)
+	}
+	return m.mount(dev, dir, unix.MS_NOATIME)
+}
+
+// mount mounts an ext file system; the ext4 driver serves ext2 as well.
+func (m Machine) mount(dev, dir string, flags uintptr) error {
+	if err := os.MkdirAll(m.path(dir), 0o755); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", dev, err)
+	}
+	return m.Kernel.Mount(dev, "/"+dir, "ext4", flags, "")
+}
+
+// checkFS repairs a file system that is not mounted, first as far as it is
+// safe, then by all means.
+func (m Machine) checkFS(ctx context.Context, dev string) error {
+	err := m.Run(ctx, "e2fsck", "-p", dev)
+	if repaired, ok := e2fsckDone(err); ok {
+		if repaired {
+			m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
+		}
+		return nil
+	}
+	m.Log.Printf("cannot repair %s carefully, now with every repair allowed: %v", filepath.Base(dev), err)
+	err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
+	if _, ok := e2fsckDone(err); ok {
+		m.Log.Printf("repaired %s", filepath.Base(dev))
+		return nil
+	}
+	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+}
+
+// e2fsckDone reads the exit status: 1 is repaired, 2 asks for a reboot, which
+// a file system that is not mounted does not need, everything else is failure.
+func e2fsckDone(err error) (repaired, ok bool) {
+	if err == nil {
+		return false, true
+	}
+	var exit *run.ExitError
+	if errors.As(err, &exit) && exit.Code > 0 && exit.Code < 4 {
+		return true, true
+	}
+	return false, false
+}
+
+// mountNoData puts memory where sda2 is missing, and returns that place.
+func (m Machine) mountNoData(why error) string {
+	const place = "run/app-platform/memory"
+	_ = os.MkdirAll(m.path(place), 0o755)
+	if err := os.WriteFile(m.path(noDataFile), []byte(Explain(why)+"\n"), 0o644); err != nil {
+		m.Log.Printf("cannot report the missing data partition: %v", err)
+	}
+	m.Log.Printf("THE DATA PARTITION CANNOT BE USED; changes are lost at the next reboot")
+	m.Log.Printf("hint: start the rescue entry and run e2fsck -f on the data partition")
+	return place
+}
+
+// mountWritable lays the writable folders of the system over the read-only ones.
+func (m Machine) mountWritable(data string) error {
+	if err := makeSkeleton(m.path(data)); err != nil {
+		return err
+	}
+	var problems []error
+	for _, o := range []struct{ dir, folder string }{{"etc", "etc-overlay"}, {"var/lib", "var-lib-overlay"}} {
+		options := fmt.Sprintf("lowerdir=/%s,upperdir=/%s/%s/upper,workdir=/%s/%s/work", o.dir, data, o.folder, data, o.folder)
+		if err := m.mountOnce("overlay", o.dir, "overlay", 0, options); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	for _, b := range []struct{ dir, folder string }{{"home", "home"}, {"apps", "apps"}, {"var/log", "log"}} {
+		if m.Kernel.Mounted("/" + b.dir) {
+			continue
+		}
+		if err := copyMissing(m.path(b.dir), m.path(filepath.Join(data, b.folder))); err != nil {
+			problems = append(problems, err)
+		}
+		if err := m.Kernel.Mount("/"+data+"/"+b.folder, "/"+b.dir, "", unix.MS_BIND, ""); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (m Machine) mountOnce(source, dir, fstype string, flags uintptr, data string) error {
+	if m.Kernel.Mounted("/" + dir) {
+		return nil
+	}
+	return m.Kernel.Mount(source, "/"+dir, fstype, flags, data)
+}
+
+// useSwap makes swap space anew when somebody has overwritten it.
+func (m Machine) useSwap(d disk) error {
+	dev := d.PartPath(partitions.Swap)
+	if err := block.MakeSwap(dev, "ap-swap", [16]byte{}); err != nil {
+		return err
+	}
+	return m.Kernel.Swapon(dev)
+}

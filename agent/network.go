@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"path/filepath"
+
+	"appplatform/agent/internal/netconf"
+)
+
+// NetworkArguments are what setip is called with, as typed.
+type NetworkArguments = netconf.Arguments
+
+// StartNetwork makes the stored settings effective. With settings that cannot
+// be read it falls back to DHCP, so that the machine stays reachable, and
+// still returns why.
+func StartNetwork(root string) error {
+	s, err := netconf.Load(root)
+	if startErr := netconf.Start(root, s); startErr != nil {
+		return startErr
+	}
+	return err
+}
+
+// StopNetwork takes the addresses away again.
+func StopNetwork(root string) error { return netconf.Stop(root) }
+
+// NetworkLease does what the DHCP client asks its script to.
+func NetworkLease(root, event string, getenv func(string) string) error {
+	return netconf.OnLease(root, event, getenv)
+}
+
+// NetworkReport tells the stored settings and those in effect.
+func NetworkReport(root string) (string, error) {
+	s, err := netconf.Load(root)
+	if err != nil {
+		return "", err
+	}
+	now, err := netconf.Report(root)
+	return "settings " + s.String() + "\n" + now, err
+}
+
+// SetNetwork checks and stores new settings and makes them effective at once.
+// In the ramdisk they are also stored for the installed system.
+func SetNetwork(ctx context.Context, m Machine, a NetworkArguments) error {
+	s, err := changedSettings(m.Root, a)
+	if err != nil {
+		return err
+	}
+	if m.Ramdisk {
+		if err := m.storeForSystem(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := s.Save(m.path(netconf.File)); err != nil {
+		return err
+	}
+	return netconf.Start(m.Root, s)
+}
+
+// changedSettings forgives an unreadable file: setting the address anew is how
+// people mend it.
+func changedSettings(root string, a NetworkArguments) (netconf.Settings, error) {
+	before, err := netconf.Load(root)
+	if err != nil {
+		before = netconf.Settings{}
+	}
+	return netconf.Change(before, a)
+}
+
+func (m Machine) storeForSystem(ctx context.Context, s netconf.Settings) error {
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return err
+	}
+	if !installedTable(d.table) {
+		return withHint("wait until the image is installed and set the address then",
+			"cannot store the network settings: there is no data partition yet")
+	}
+	return m.withData(ctx, d, func() error {
+		if err := makeSkeleton(m.path(dataDir)); err != nil {
+			return err
+		}
+		return s.Save(m.path(filepath.Join(dataDir, etcUpper, filepath.Base(netconf.File))))
+	})
+}

@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"appplatform/agent/internal/boot"
+	"appplatform/partitions"
+)
+
+// countdown is how long a rescue system waits for somebody to need it.
+const countdown = 60 * time.Second
+
+// A Watcher notices that somebody uses the rescue system.
+type Watcher interface {
+	// Wait returns true as soon as a key is pressed on a console or somebody
+	// has logged in, false when the time is over.
+	Wait(ctx context.Context, d time.Duration) bool
+}
+
+// Start is what the ramdisk does: it installs the image or finishes an
+// interrupted installation; otherwise it is a rescue system, which goes back
+// to the installed system when nobody uses it. Whatever goes wrong, it returns
+// to a console where people can log in.
+func Start(ctx context.Context, m Machine, w Watcher) error {
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return err
+	}
+	needed, err := m.needsInstall(ctx, d)
+	if err != nil {
+		return err
+	}
+	if needed {
+		return m.installAndReboot(ctx, d)
+	}
+	return m.rescue(ctx, d, w)
+}
+
+func (m Machine) installAndReboot(ctx context.Context, d disk) error {
+	m.Log.Printf("installing App Platform %s on %v", m.Platform.Label, d.Disk)
+	steps, err := m.planInstall(d)
+	if err != nil {
+		return err
+	}
+	if err := Apply(ctx, m, steps); err != nil {
+		return fmt.Errorf("the installation has stopped: %w", err)
+	}
+	return m.reboot()
+}
+
+// needsInstall compares what sda2 says is installed with the set on sda1.
+func (m Machine) needsInstall(ctx context.Context, d disk) (bool, error) {
+	if !installedTable(d.table) {
+		return true, nil
+	}
+	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
+		return false, err
+	}
+	needed := false
+	err := m.withData(ctx, d, func() error {
+		if _, err := os.Stat(m.path(installingFile)); err == nil {
+			needed = true
+			return nil
+		}
+		set, err := m.openSet()
+		if err != nil {
+			// The installed system does not need the set to run.
+			m.Log.Printf("%v", err)
+			return nil
+		}
+		text, err := os.ReadFile(m.path(installedFile))
+		var have installed
+		needed = err != nil || json.Unmarshal(text, &have) != nil || have.Rootfs != set.Rootfs.RawSHA256
+		return nil
+	})
+	return needed, err
+}
+
+// rescue waits for somebody; the boot default changes only when nobody came.
+func (m Machine) rescue(ctx context.Context, d disk, w Watcher) error {
+	m.Log.Printf("")
+	m.Log.Printf("App Platform %s rescue system on %v", m.Platform.Label, d.Disk)
+	m.Log.Printf("It starts the installed system in %d seconds.", int(countdown.Seconds()))
+	m.Log.Printf("Press a key here or log in over SSH to stay.")
+	if w.Wait(ctx, countdown) {
+		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
+			"/dev/"+d.PartName(partitions.Data), dataDir)
+		m.Log.Printf("To start the installed system, set default=1 in /%s/boot/grub/grub.cfg first.", bootDir)
+		return nil
+	}
+	m.Log.Printf("nobody came: starting the installed system")
+	if err := m.setDefault(boot.System); err != nil {
+		return err
+	}
+	return m.reboot()
+}
+
+// reboot leaves both partitions clean.
+func (m Machine) reboot() error {
+	err := m.Log.Close()
+	for _, dir := range []string{dataDir, "boot", bootDir} {
+		if m.Kernel.Mounted("/" + dir) {
+			if e := m.Kernel.Unmount("/" + dir); e != nil {
+				m.Log.Printf("%v", e) // Synced already: not a reason to stay.
+			}
+		}
+	}
+	return errors.Join(err, m.Kernel.Reboot())
+}
+
+// Install runs the plan by hand and reboots.
+func Install(ctx context.Context, m Machine) error {
+	if !m.Ramdisk {
+		return withHint("boot the entry rescue/setup and run it there", "cannot install: this is the installed system")
+	}
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return err
+	}
+	return m.installAndReboot(ctx, d)
+}
+
+// lastLogLine is the last line of the install log, or "".
+func (m Machine) lastLogLine() string {
+	b, err := os.ReadFile(m.path(filepath.Join(dataDir, InstallLog)))
+	if err != nil {
+		return ""
+	}
+	return lastLine(string(b))
+}

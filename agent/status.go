@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/bundle"
+	"appplatform/partitions"
+)
+
+// A Status is how the machine is.
+type Status struct {
+	Board       string       `json:"board"`
+	Arch        string       `json:"arch"`
+	Label       string       `json:"label"`
+	DevKey      bool         `json:"dev_key"` // the image accepts a development key
+	Running     string       `json:"running"` // system or rescue
+	Sets        []SetStatus  `json:"sets"`
+	BootDefault string       `json:"boot_default"`
+	Trial       string       `json:"trial"` // committed: no update is on trial
+	Disk        string       `json:"disk"`
+	DiskSize    int64        `json:"disk_size"`
+	Partitions  []PartStatus `json:"partitions"`
+	InstallLog  string       `json:"install_log"` // its last line
+	Problems    []string     `json:"problems"`
+}
+
+// A SetStatus is one image set on sda1.
+type SetStatus struct {
+	Name    string `json:"name"`
+	Label   string `json:"label"`
+	Current bool   `json:"current"`
+}
+
+// A PartStatus is one partition, and how full its file system is if it is mounted.
+type PartStatus struct {
+	Number int    `json:"number"`
+	Device string `json:"device"`
+	Name   string `json:"name"`
+	Start  int64  `json:"start"`
+	Size   int64  `json:"size"`
+	Mount  string `json:"mount,omitempty"`
+	Total  int64  `json:"total,omitempty"`
+	Used   int64  `json:"used,omitempty"`
+}
+
+// GetStatus collects what can be told; what cannot is among the problems.
+func GetStatus(ctx context.Context, m Machine) Status {
+	s := Status{
+		Board: m.Platform.Board, Arch: m.Platform.Arch, Label: m.Platform.Label, DevKey: m.Platform.DevKey,
+		Running: "system", Trial: "committed", InstallLog: m.lastLogLine(),
+	}
+	if m.Ramdisk {
+		s.Running = "rescue"
+	}
+	if e, err := m.grub().Default(); err != nil {
+		s.problem(err)
+	} else {
+		s.BootDefault = e.String()
+	}
+	s.addSets(m)
+	if text, err := os.ReadFile(m.path(noDataFile)); err == nil {
+		s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
+	}
+	m.Patience = 0
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		s.problem(err)
+		return s
+	}
+	s.Disk, s.DiskSize = d.String(), int64(d.Size)
+	for _, p := range d.table.Parts {
+		s.Partitions = append(s.Partitions, m.partStatus(d, p))
+	}
+	return s
+}
+
+func (s *Status) problem(err error) { s.Problems = append(s.Problems, Explain(err)) }
+
+func (s *Status) addSets(m Machine) {
+	current, err := m.grub().CurrentSet()
+	if err != nil {
+		s.problem(err)
+	}
+	for _, name := range []string{"a", "b"} {
+		dir := m.path(filepath.Join(bootDir, name))
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		set, err := bundle.Open(dir, m.Platform)
+		if err != nil {
+			s.problem(err)
+			continue
+		}
+		s.Sets = append(s.Sets, SetStatus{name, set.Label, name == current})
+	}
+}
+
+func (m Machine) partStatus(d disk, p partitions.Partition) PartStatus {
+	st := PartStatus{Number: p.Number, Device: "/dev/" + d.PartName(p.Number), Name: p.Name, Start: int64(p.Start), Size: int64(p.Size)}
+	mounts := map[int]string{partitions.Boot: "/" + bootDir, partitions.Data: "/" + dataDir}
+	if !m.Ramdisk {
+		mounts[partitions.Rootfs] = "/"
+	}
+	dir, ok := mounts[p.Number]
+	if !ok || !m.Kernel.Mounted(dir) {
+		return st
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(m.path(dir), &fs); err == nil {
+		st.Mount = dir
+		st.Total = int64(fs.Blocks) * int64(fs.Bsize)
+		st.Used = int64(fs.Blocks-fs.Bfree) * int64(fs.Bsize)
+	}
+	return st
+}
+
+// Print writes the status for people.
+func (s Status) Print(w io.Writer) {
+	key := ""
+	if s.DevKey {
+		key = " (development key)"
+	}
+	fmt.Fprintf(w, "board         %s (%s)\nimage         %s%s\nrunning       %s\n", s.Board, s.Arch, s.Label, key, s.Running)
+	for _, set := range s.Sets {
+		mark := ""
+		if set.Current {
+			mark = " (current)"
+		}
+		fmt.Fprintf(w, "set %s         %s%s\n", set.Name, set.Label, mark)
+	}
+	fmt.Fprintf(w, "boot default  %s\ntrial         %s\ninstall log   %s\n", s.BootDefault, s.Trial, s.InstallLog)
+	fmt.Fprintf(w, "disk          %s, %d MiB\n", s.Disk, s.DiskSize/int64(partitions.MiB))
+	for _, p := range s.Partitions {
+		fmt.Fprintf(w, "%4d %-16s %-7s %8d MiB", p.Number, p.Device, p.Name, p.Size/int64(partitions.MiB))
+		if p.Mount != "" {
+			fmt.Fprintf(w, "  %s, %d of %d MiB used", p.Mount, p.Used/int64(partitions.MiB), p.Total/int64(partitions.MiB))
+		}
+		fmt.Fprintln(w)
+	}
+	for _, problem := range s.Problems {
+		fmt.Fprintf(w, "problem: %s\n", problem)
+	}
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
+}

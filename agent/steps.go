@@ -1,0 +1,328 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/agent/internal/block"
+	"appplatform/agent/internal/boot"
+	"appplatform/internal/atomicfile"
+	"appplatform/partitions"
+)
+
+// announce makes the kernel see partitions; on a disk smaller or larger than
+// the image it does not see all of them by itself.
+type announce struct {
+	disk  disk
+	parts []partitions.Partition
+}
+
+func (s announce) String() string {
+	if len(s.parts) == 1 {
+		return fmt.Sprintf("find %s", s.disk.PartName(s.parts[0].Number))
+	}
+	return fmt.Sprintf("announce the partitions of %v to the kernel", s.disk.Disk)
+}
+
+func (s announce) Do(_ context.Context, m Machine) error {
+	return s.disk.Announce(m.Kernel, s.parts...)
+}
+
+// mountBoot makes the image set readable. It stays read-only until the last
+// step, so that a power cut finds sda1 clean.
+type mountBoot struct{ disk disk }
+
+func (s mountBoot) String() string { return "mount " + s.disk.PartName(partitions.Boot) }
+
+func (s mountBoot) Do(ctx context.Context, m Machine) error {
+	if m.Kernel.Mounted("/" + bootDir) {
+		return nil
+	}
+	if err := m.checkFS(ctx, s.disk.PartPath(partitions.Boot)); err != nil {
+		return err
+	}
+	return m.mount(s.disk.PartPath(partitions.Boot), bootDir, unix.MS_RDONLY|unix.MS_NOATIME)
+}
+
+// checkSet makes sure that what is about to be installed is whole and signed.
+type checkSet struct{}
+
+func (checkSet) String() string { return "check the image set and its signature" }
+
+func (checkSet) Do(ctx context.Context, m Machine) error {
+	set, err := m.openSet()
+	if err == nil {
+		m.Log.Printf("image %s for %s", set.Label, set.Board)
+		err = set.Verify(ctx, func(done, total int64) { m.Log.Progress("checked", done, total) })
+	}
+	if err != nil {
+		return withHint("nothing was changed; write the image to the disk again", "cannot install: %w", err)
+	}
+	return nil
+}
+
+// writeTable divides the disk at its real size.
+type writeTable struct {
+	disk  disk
+	table partitions.Table
+}
+
+func (s writeTable) String() string {
+	data, _ := s.table.Part(partitions.Data)
+	return fmt.Sprintf("write the partition table of %v (%v), sda2 gets %v", s.disk.Disk, s.table.DiskSize, data.Size)
+}
+
+func (s writeTable) Do(_ context.Context, _ Machine) error { return s.disk.WriteTable(s.table) }
+
+type makeSwap struct{ disk disk }
+
+func (s makeSwap) String() string { return "make swap space on " + s.disk.PartName(partitions.Swap) }
+
+func (s makeSwap) Do(_ context.Context, _ Machine) error {
+	var uuid [16]byte
+	_, _ = rand.Read(uuid[:]) // It cannot fail.
+	return block.MakeSwap(s.disk.PartPath(partitions.Swap), "ap-swap", uuid)
+}
+
+// formatData makes the file system of sda2, unless it has been used since the
+// plan was made.
+type formatData struct {
+	disk  disk
+	table partitions.Table
+}
+
+func (s formatData) String() string {
+	return "make the data file system on " + s.disk.PartName(partitions.Data)
+}
+
+func (s formatData) Do(ctx context.Context, m Machine) error {
+	data, _ := s.table.Part(partitions.Data)
+	ext, found, err := block.ProbeExt(s.disk.PartPath(partitions.Data), 0)
+	if err != nil {
+		return err
+	}
+	if found && ext.Label == dataLabel && ext.Mounted && ext.Size <= data.Size {
+		return checkData{s.disk}.Do(ctx, m)
+	}
+	// No questions asked (-F): what lies there is the rest of an interrupted
+	// run or of a disk that somebody overwrote with the image.
+	if err := m.Run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-L", dataLabel, "-m", "1", s.disk.PartPath(partitions.Data)); err != nil {
+		return fmt.Errorf("cannot make the data file system: %w", err)
+	}
+	return nil
+}
+
+// checkData repairs sda2 and keeps what it holds.
+type checkData struct{ disk disk }
+
+func (s checkData) String() string {
+	return "check the data on " + s.disk.PartName(partitions.Data) + ", which is kept"
+}
+
+func (s checkData) Do(ctx context.Context, m Machine) error {
+	if m.Kernel.Mounted("/" + dataDir) {
+		return nil
+	}
+	return m.checkFS(ctx, s.disk.PartPath(partitions.Data))
+}
+
+// mountData mounts sda2, says there that an installation is under way, and
+// from here on the log is kept.
+type mountData struct{ disk disk }
+
+func (s mountData) String() string { return "mount " + s.disk.PartName(partitions.Data) }
+
+func (s mountData) Do(_ context.Context, m Machine) error {
+	if !m.Kernel.Mounted("/" + dataDir) {
+		if err := m.mount(s.disk.PartPath(partitions.Data), dataDir, unix.MS_NOATIME); err != nil {
+			return err
+		}
+	}
+	if err := atomicfile.Write(m.path(installingFile), nil, 0o644); err != nil {
+		return err
+	}
+	return m.Log.Open(m.path(filepath.Join(dataDir, InstallLog)))
+}
+
+// commitData ends the time in which sda2 may be formatted.
+type commitData struct {
+	disk  disk
+	table partitions.Table
+}
+
+func (s commitData) String() string {
+	return "record in the partition table that " + s.disk.PartName(partitions.Data) + " holds data"
+}
+
+func (s commitData) Do(_ context.Context, m Machine) error {
+	if err := m.syncData(); err != nil {
+		return err
+	}
+	return s.disk.WriteTable(s.table)
+}
+
+// writeRootfs unpacks the system to sda3. With resume it keeps the pieces that
+// an interrupted run has written.
+type writeRootfs struct {
+	disk   disk
+	resume bool
+}
+
+func (s writeRootfs) String() string {
+	return "write the system to " + s.disk.PartName(partitions.Rootfs)
+}
+
+func (s writeRootfs) Do(ctx context.Context, m Machine) error {
+	set, err := m.openSet()
+	if err != nil {
+		return err
+	}
+	d, err := block.OpenDevice(s.disk.PartPath(partitions.Rootfs))
+	if err != nil {
+		return fmt.Errorf("cannot write the system: %w", err)
+	}
+	defer d.Close()
+	size, err := d.Size()
+	if err != nil {
+		return fmt.Errorf("cannot write the system: %w", err)
+	}
+	if size < set.Rootfs.RawSize {
+		return fmt.Errorf("cannot write the system: %s has %v and the image needs %v",
+			s.disk.PartName(partitions.Rootfs), partitions.Size(size), partitions.Size(set.Rootfs.RawSize))
+	}
+	err = set.Unpack(ctx, d, s.resume, func(done, total int64) { m.Log.Progress("written", done, total) })
+	if err != nil {
+		return fmt.Errorf("cannot write the system: %w", err)
+	}
+	return nil
+}
+
+// verifyRootfs reads sda3 back from the disk itself.
+type verifyRootfs struct{ disk disk }
+
+func (s verifyRootfs) String() string {
+	return "read " + s.disk.PartName(partitions.Rootfs) + " back and compare it with the image"
+}
+
+func (s verifyRootfs) Do(ctx context.Context, m Machine) error {
+	set, err := m.openSet()
+	if err != nil {
+		return err
+	}
+	d, err := block.OpenDevice(s.disk.PartPath(partitions.Rootfs))
+	if err != nil {
+		return fmt.Errorf("cannot read the system back: %w", err)
+	}
+	defer d.Close()
+	if err := d.Settle(); err != nil {
+		return fmt.Errorf("cannot read the system back: %w", err)
+	}
+	err = set.Compare(ctx, d, func(done, total int64) { m.Log.Progress("compared", done, total) })
+	if err != nil {
+		return withHint("start again; if it happens again, replace the disk", "%s does not hold what was written to it: %w",
+			s.disk.PartName(partitions.Rootfs), err)
+	}
+	return nil
+}
+
+// makeFolders makes what the first start of the system expects on sda2.
+type makeFolders struct{}
+
+func (makeFolders) String() string { return "make the folders of the data partition" }
+
+func (makeFolders) Do(_ context.Context, m Machine) error { return makeSkeleton(m.path(dataDir)) }
+
+// Both files lie on sda2: one says that an installation has begun and not
+// ended, the other which system was written and compared completely.
+const (
+	installingFile = dataDir + "/.installing"
+	installedFile  = dataDir + "/.installed"
+)
+
+// installed is the content of installedFile.
+type installed struct {
+	Label  string `json:"label"`
+	Rootfs string `json:"rootfs"` // RawSHA256 of the set
+}
+
+type markInstalled struct{}
+
+func (markInstalled) String() string { return "record which system is installed" }
+
+func (markInstalled) Do(_ context.Context, m Machine) error {
+	set, err := m.openSet()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(installed{set.Label, set.Rootfs.RawSHA256})
+	if err != nil {
+		return fmt.Errorf("internal error: %w", err)
+	}
+	if err := atomicfile.Write(m.path(installedFile), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	return m.syncData()
+}
+
+// bootSystem is the one step that changes what boots. Everything else is on
+// the disk before, the word finished included.
+type bootSystem struct{}
+
+func (bootSystem) String() string { return "boot the system from now on" }
+
+func (bootSystem) Do(_ context.Context, m Machine) error {
+	if err := m.Log.Finished(); err != nil {
+		return err
+	}
+	if err := m.syncData(); err != nil {
+		return err
+	}
+	if err := m.setDefault(boot.System); err != nil {
+		return err
+	}
+	return m.endInstall()
+}
+
+// endInstall forgets that an installation is under way, once the machine boots
+// the system. Should the power fail just before, the system does it.
+func (m Machine) endInstall() error {
+	err := os.Remove(m.path(installingFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot end the installation: %w", err)
+	}
+	return m.syncData()
+}
+
+// setDefault makes sda1 writable for as long as it takes.
+func (m Machine) setDefault(e boot.Entry) error {
+	if err := m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	if err := m.grub().SetDefault(e); err != nil {
+		return err
+	}
+	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOATIME, "")
+}
+
+// syncData brings everything on sda2 onto the disk.
+func (m Machine) syncData() error {
+	f, err := os.Open(m.path(dataDir))
+	if err != nil {
+		return fmt.Errorf("cannot sync the data partition: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("cannot sync the data partition: %w", err)
+	}
+	return nil
+}

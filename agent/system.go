@@ -1,0 +1,63 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/agent/internal/block"
+)
+
+// system is the Kernel of a real machine.
+type system struct{ block.BLKPG }
+
+func (system) Mount(source, target, fstype string, flags uintptr, data string) error {
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
+		return fmt.Errorf("cannot mount %s at %s: %w", source, target, err)
+	}
+	return nil
+}
+
+func (system) Unmount(target string) error {
+	if err := unix.Unmount(target, 0); err != nil {
+		return fmt.Errorf("cannot unmount %s: %w", target, err)
+	}
+	return nil
+}
+
+func (system) Mounted(target string) bool {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == target {
+			return true
+		}
+	}
+	return false
+}
+
+func (system) Swapon(path string) error {
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 && errno != unix.EBUSY {
+		return fmt.Errorf("cannot use %s as swap space: %w", path, errno)
+	}
+	return nil
+}
+
+// Reboot does not ask init, which waits for us in the ramdisk: whoever calls
+// it has unmounted what matters.
+func (system) Reboot() error {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		return fmt.Errorf("cannot reboot: %w", err)
+	}
+	select {}
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"errors"
+	"flag"
+
+	"appplatform/agent"
+)
+
+const bootHelp = `usage: apagent boot
+
+Started by init in the ramdisk, after the network and before the login prompts:
+
+  ::sysinit:/etc/init.d/rcS
+  ::wait:/usr/bin/apagent boot
+  tty1::respawn:/sbin/getty 38400 tty1
+  ttyS0::respawn:/sbin/getty 115200 ttyS0
+
+Installs the image if it is not installed, finishes an installation that was
+interrupted, and reboots. Otherwise this is the rescue system: it starts the
+installed system after 60 seconds, unless a key is pressed on a console or
+somebody logs in over SSH. When something is wrong it says so on every console
+and returns, so that a login is possible.
+`
+
+func (c command) boot(args []string) error {
+	f := flag.NewFlagSet("apagent boot", flag.ContinueOnError)
+	if err := c.parse(f, args, bootHelp, 0); err != nil {
+		return err
+	}
+	consoles := agent.OpenConsoles()
+	defer consoles.Close()
+	log := agent.NewLog(consoles)
+	m, err := agent.This(log)
+	if err == nil && !m.Ramdisk {
+		return errors.New("cannot do this here: apagent boot is for the ramdisk")
+	}
+	if err == nil {
+		err = agent.Start(c.ctx, m, consoles)
+	}
+	if err != nil {
+		// On the consoles and, when the data partition is mounted, in the log.
+		log.Printf("apagent: %s", agent.Explain(err))
+		log.Printf("Log in as root to look into it; reboot starts again.")
+		return errReported
+	}
+	return nil
+}

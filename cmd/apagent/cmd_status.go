@@ -1,0 +1,36 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+
+	"appplatform/agent"
+)
+
+const statusHelp = `usage: apagent status [--json]
+
+Tells board, image, sets, boot default, trial state, disk and the last line of
+the install log.
+
+  --json  for programs
+`
+
+func (c command) status(args []string) error {
+	f := flag.NewFlagSet("apagent status", flag.ContinueOnError)
+	asJSON := f.Bool("json", false, "")
+	if err := c.parse(f, args, statusHelp, 0); err != nil {
+		return err
+	}
+	m, err := agent.This(agent.NewLog(c.errs))
+	if err != nil {
+		return err
+	}
+	s := agent.GetStatus(c.ctx, m)
+	if *asJSON {
+		enc := json.NewEncoder(c.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s)
+	}
+	s.Print(c.out)
+	return nil
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"appplatform/agent"
+)
+
+const usage = `usage: apagent VERB [FLAGS]
+
+  boot      what the ramdisk does: install the image, finish an interrupted
+            installation, or wait as a rescue system
+  install   install the image again and keep the data (in the rescue system)
+  mount     mount boot and data partition and the writable folders
+  network   start, stop or show the network
+  setip     set the address of this machine (also as the command setip)
+  status    tell board, image, boot default and disk
+
+apagent VERB --help tells more.
+
+EXIT STATUS
+  0  done
+  1  not done, the reason is on standard error
+  2  wrong arguments
+`
+
+// A command is what a verb does; out and errs are where it prints.
+type command struct {
+	ctx       context.Context
+	getenv    func(string) string
+	out, errs io.Writer
+}
+
+// errReported is a failure that the consoles have shown.
+var errReported = errors.New("reported")
+
+// errUsage is a wrong call whose reason was printed.
+var errUsage = errors.New("wrong arguments")
+
+// run is the program. Called as setip it is the verb setip.
+func run(args []string, getenv func(string) string, out, errs io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	c := command{ctx, getenv, out, errs}
+	verbs := map[string]func(command, []string) error{
+		"boot": command.boot, "install": command.install, "mount": command.mount,
+		"network": command.network, "setip": command.setip, "status": command.status,
+	}
+	if filepath.Base(args[0]) == "setip" {
+		args = append([]string{"apagent", "setip"}, args[1:]...)
+	}
+	if len(args) < 2 {
+		fmt.Fprint(errs, usage)
+		return 2
+	}
+	if args[1] == "--help" || args[1] == "-h" || args[1] == "help" {
+		fmt.Fprint(out, usage)
+		return 0
+	}
+	verb, ok := verbs[args[1]]
+	if !ok {
+		fmt.Fprintf(errs, "apagent: unknown verb %q\nhint: apagent --help lists the verbs\n", args[1])
+		return 2
+	}
+	err := verb(c, args[2:])
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	}
+	if !errors.Is(err, errReported) {
+		fmt.Fprintf(errs, "apagent: %s\n", agent.Explain(err))
+	}
+	return 1
+}
+
+// parse reads the flags of a verb and at most max words behind them. --help
+// prints help, which says everything there is to say.
+func (c command) parse(f *flag.FlagSet, args []string, help string, max int) error {
+	f.SetOutput(io.Discard)
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(c.out, help)
+		return err
+	case err != nil:
+		fmt.Fprintf(c.errs, "%s: %v\nhint: %s --help\n", f.Name(), err, f.Name())
+		return errUsage
+	case f.NArg() > max:
+		fmt.Fprintf(c.errs, "%s: too many arguments: %s\nhint: %s --help\n", f.Name(), strings.Join(f.Args()[max:], " "), f.Name())
+		return errUsage
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+// Package layers holds no code: its test keeps the layers of the repository
+// apart.
+package layers
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// bans say which packages may not be reached from which, and why.
+var bans = []struct {
+	from   string
+	banned []string // import paths; a trailing /... covers what is below
+	why    string
+}{
+	{"appplatform/partitions", []string{"os", "appplatform/...", "golang.org/..."}, "the layout is values, without I/O, for builder and device alike"},
+	{"appplatform/bundle", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/archive", "appplatform/agent/...", "net/http"}, "the format is shared by builder and device"},
+	{"appplatform/boards", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/agent/..."}, "boards are data"},
+	{"appplatform/rootfs", []string{"appplatform/image/...", "appplatform/agent/...", "appplatform/tooltree", "os/exec"}, "a tree is made from packages and lists, without running anything"},
+	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree"}, "builder code does not belong on the device"},
+	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
+	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
+}
+
+// onDevice are the modules that may be linked into what runs on a device.
+var onDevice = []string{
+	"appplatform",
+	"aead.dev/minisign",              // signatures of image sets
+	"github.com/therootcompany/xz",   // unpacking the root file system
+	"github.com/vishvananda/netlink", // addresses and routes
+	"github.com/vishvananda/netns",   // of netlink
+	"github.com/u-root/u-root",       // mounts
+	"golang.org/x/crypto",
+	"golang.org/x/sys",
+	"golang.org/x/term",
+}
+
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v", args, err)
+	}
+	return strings.Fields(string(out))
+}
+
+func matches(pattern, path string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return path == prefix || strings.HasPrefix(path, prefix+"/")
+	}
+	return path == pattern
+}
+
+func TestLayers(t *testing.T) {
+	for _, ban := range bans {
+		direct := list(t, "-f", `{{join .Imports "\n"}}`, ban.from)
+		for _, dep := range list(t, "-deps", ban.from) {
+			// The standard library's packages reach each other as they like.
+			if matches(ban.from+"/...", dep) || isStandard(dep) && !slices.Contains(direct, dep) {
+				continue
+			}
+			for _, pattern := range ban.banned {
+				if matches(pattern, dep) {
+					t.Errorf("%s reaches %s: %s", ban.from, dep, ban.why)
+				}
+			}
+		}
+	}
+}
+
+func isStandard(path string) bool {
+	top, _, _ := strings.Cut(path, "/")
+	return !strings.Contains(top, ".") && top != "appplatform"
+}
+
+func TestModulesOnDevice(t *testing.T) {
+	for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/apagent") {
+		if !slices.Contains(onDevice, module) {
+			t.Errorf("apagent links the module %s, which is not in the list of what may reach a device", module)
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package rootfs
+
+import (
+	"io/fs"
+	"path"
+)
+
+// rules say which packages and files of the archive reach the image. Each rule
+// is a line of data that ends in its reason; the first rule that fits decides.
+type rules struct {
+	packages []rule // take, skip
+	files    []rule // keep, load, drop
+	icu      []rule // icu: entries of ICU's data to leave out
+	dangling []rule // dangling: links that lead nowhere on purpose
+}
+
+type rule struct {
+	yes     bool // take, keep or load
+	pattern glob
+	line    line
+}
+
+func readRules(repo fs.FS, system string) (*rules, error) {
+	lines, err := readList(repo, path.Join(rulesDir, system))
+	if err != nil {
+		return nil, err
+	}
+	r := &rules{}
+	for _, l := range lines {
+		if len(l.fields) != 2 {
+			return nil, l.errorf("want a verb and a pattern")
+		}
+		if l.comment == "" {
+			return nil, l.errorf("a rule needs its reason as a comment")
+		}
+		pattern, err := newGlob(l.fields[1])
+		if err != nil {
+			return nil, l.errorf("%v", err)
+		}
+		switch verb := l.fields[0]; verb {
+		case "take", "skip":
+			r.packages = append(r.packages, rule{verb == "take", pattern, l})
+		case "keep", "load", "drop":
+			r.files = append(r.files, rule{verb != "drop", pattern, l})
+		case "icu":
+			r.icu = append(r.icu, rule{true, pattern, l})
+		case "dangling":
+			r.dangling = append(r.dangling, rule{true, pattern, l})
+		default:
+			return nil, l.errorf("unknown verb %q: want take, skip, keep, load, drop, icu or dangling", verb)
+		}
+	}
+	return r, nil
+}
+
+// first returns the first rule that fits name.
+func first(rules []rule, name string) *rule {
+	for i := range rules {
+		if rules[i].pattern.match(name) {
+			return &rules[i]
+		}
+	}
+	return nil
+}
+
+// takes tells whether the package is unpacked at all.
+func (r *rules) takes(pkg string) bool {
+	hit := first(r.packages, pkg)
+	return hit == nil || hit.yes
+}
+
+// keeps tells whether a file of a package stays, and whether it stays even if
+// it is a library that no program names, because programs open it by name.
+func (r *rules) keeps(file string) (kept, loaded bool) {
+	hit := first(r.files, file)
+	return hit == nil || hit.yes, hit != nil && hit.line.fields[0] == "load"
+}

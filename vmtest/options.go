@@ -1,0 +1,210 @@
+// Package vmtest starts disk images in QEMU, from the tool tree and never the
+// host's, and talks to them as people and machines do: serial console, keys,
+// SSH, guest agent, power button and power cut. `apimage run` uses it as well
+// as the tests.
+package vmtest
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"appplatform/partitions"
+	"appplatform/tooltree"
+)
+
+// Firmware is what starts the boot loader.
+type Firmware string
+
+// The firmware of virtual machines.
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// A Controller is how a disk is attached.
+type Controller string
+
+// The controllers that virtual machines offer.
+const (
+	VirtioSCSI Controller = "virtio-scsi"
+	VirtioBlk  Controller = "virtio-blk"
+	AHCI       Controller = "ahci"
+	IDE        Controller = "ide"
+	PVSCSI     Controller = "pvscsi"
+	NVMe       Controller = "nvme"
+)
+
+// Controllers are all of them.
+var Controllers = []Controller{VirtioSCSI, VirtioBlk, AHCI, IDE, PVSCSI, NVMe}
+
+// attach are the QEMU devices of each controller; %s is the disk's drive.
+var attach = map[Controller][]string{
+	VirtioSCSI: {"virtio-scsi-pci,id=hba-%s", "scsi-hd,bus=hba-%[1]s.0,drive=%[1]s"},
+	VirtioBlk:  {"virtio-blk-pci,drive=%s"},
+	AHCI:       {"ide-hd,drive=%s"}, // on the controller that q35 has
+	IDE:        {"ide-hd,drive=%s"}, // on the controller that pc has
+	PVSCSI:     {"pvscsi,id=hba-%s", "scsi-hd,bus=hba-%[1]s.0,drive=%[1]s"},
+	NVMe:       {"nvme,serial=%s,drive=%[1]s"},
+}
+
+// A Disk is an image file that the machine writes to.
+type Disk struct {
+	Path       string
+	Format     string // raw (also if empty) or qcow2
+	Controller Controller
+}
+
+// Options describe one machine.
+type Options struct {
+	// Tools is a tree of kind tooltree.VM.
+	Tools *tooltree.Tree
+	// Dir takes the serial log and the firmware's variables, which outlive the
+	// machine. It is made if need be.
+	Dir      string
+	Firmware Firmware // BIOS if empty
+	Disks    []Disk
+	Memory   partitions.Size // 512 MiB if 0 (OS-A4)
+	CPUs     int             // 1 if 0 (OS-A4)
+	// KVM is only for machines where CanKVM said yes.
+	KVM bool
+	// NIC is a QEMU model; virtio-net-pci if empty.
+	NIC string
+	// Forward lists ports of the guest to be reached on ports of 127.0.0.1:
+	// on the given one, or on any free one if it is 0.
+	Forward map[int]int
+	// Watchdog adds a device that resets the machine when it is not fed.
+	Watchdog bool
+	// Terminal puts the serial console on this process's standard input and
+	// output instead of Machine.Serial.
+	Terminal bool
+	// Kernel starts this kernel with Append, past firmware and boot loader.
+	Kernel, Append string
+	// NoReboot makes a reboot end the machine.
+	NoReboot bool
+	// Stderr is told what QEMU itself says; it becomes part of errors anyway.
+	Stderr io.Writer
+}
+
+// The files of a machine's folder.
+const (
+	serialLog  = "serial.log"
+	efiVars    = "efivars.fd"
+	ovmfCode   = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	ovmfVars   = "usr/share/OVMF/OVMF_VARS_4M.fd"
+	socketName = "%s.sock"
+)
+
+// withDefaults fills in what an ordinary machine of the specification has.
+func (o Options) withDefaults() Options {
+	if o.Firmware == "" {
+		o.Firmware = BIOS
+	}
+	if o.Memory == 0 {
+		o.Memory = 512 * partitions.MiB
+	}
+	if o.CPUs == 0 {
+		o.CPUs = 1
+	}
+	if o.NIC == "" {
+		o.NIC = "virtio-net-pci"
+	}
+	o.Disks = slices.Clone(o.Disks)
+	for i := range o.Disks {
+		d := &o.Disks[i]
+		if d.Format == "" {
+			d.Format = "raw"
+		}
+		if d.Controller == "" {
+			d.Controller = VirtioSCSI
+		}
+	}
+	return o
+}
+
+// chipset picks the machine type: IDE is on the old one, AHCI on the new.
+func (o Options) chipset() string {
+	for _, d := range o.Disks {
+		switch d.Controller {
+		case AHCI:
+			return "q35"
+		case IDE:
+			return "pc"
+		}
+	}
+	if o.Firmware == UEFI {
+		return "q35"
+	}
+	return "pc"
+}
+
+// args is QEMU's command line; sockets is where it finds our sockets, ports
+// are the host's ports by the guest's.
+func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
+	accel, cpu := "tcg,thread=multi", cmpCPU()
+	if o.KVM {
+		accel, cpu = "kvm", "host"
+	}
+	args := []string{
+		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-name", "app-platform",
+		"-machine", o.chipset(), "-accel", accel, "-cpu", cpu,
+		"-m", strconv.Itoa(int(o.Memory/partitions.MiB)) + "M", "-smp", strconv.Itoa(o.CPUs),
+		"-display", "none", "-vga", "std", "-boot", "strict=on",
+		"-device", "virtio-rng-pci",
+	}
+	if o.NoReboot {
+		args = append(args, "-no-reboot")
+	}
+	socket := func(name string) string {
+		return fmt.Sprintf("socket,id=%s,path=%s", name, filepath.Join(sockets, fmt.Sprintf(socketName, name)))
+	}
+	// QEMU connects to us and not we to it, so that no first word is lost.
+	serial := []string{"-chardev", socket("serial"), "-serial", "chardev:serial"}
+	if o.Terminal {
+		serial = []string{"-chardev", "stdio,id=serial,mux=on,signal=off", "-serial", "chardev:serial", "-mon", "chardev=serial"}
+	}
+	args = append(args, serial...)
+	args = append(args, "-chardev", socket("qmp"), "-mon", "chardev=qmp,mode=control")
+	args = append(args, "-chardev", socket("agent"), "-device", "virtio-serial-pci",
+		"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0")
+	if o.Firmware == UEFI {
+		args = append(args,
+			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode,
+			"-drive", "if=pflash,format=raw,unit=1,file="+filepath.Join(o.Dir, efiVars))
+	}
+	for i, d := range o.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		if strings.Contains(d.Path, ",") {
+			return nil, fmt.Errorf("cannot attach %s: QEMU takes no comma in a path", d.Path)
+		}
+		// What QEMU has accepted outlives its death in the host's memory:
+		// nothing is gained by waiting for the host's disk.
+		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, d.Format, d.Path))
+		devices, ok := attach[d.Controller]
+		if !ok {
+			return nil, fmt.Errorf("cannot attach %s: unknown controller %q (one of %v)", d.Path, d.Controller, Controllers)
+		}
+		for j, device := range devices {
+			device = fmt.Sprintf(device, id)
+			if j == len(devices)-1 {
+				device += fmt.Sprintf(",bootindex=%d", i)
+			}
+			args = append(args, "-device", device)
+		}
+	}
+	netdev := "user,id=net"
+	for _, guest := range sortedKeys(ports) {
+		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", ports[guest], guest)
+	}
+	args = append(args, "-netdev", netdev, "-device", o.NIC+",netdev=net,romfile=") // no network boot
+	if o.Watchdog {
+		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
+	}
+	if o.Kernel != "" {
+		args = append(args, "-kernel", o.Kernel, "-append", o.Append)
+	}
+	return args, nil
+}
