@@ -40,21 +40,21 @@ func Open(ctx context.Context, c *cache.Dir, mirror, securityMirror string) (*Ar
 // askHost takes the two archive roots from the host's apt configuration,
 // whatever Debian release the host itself runs.
 func (a *Archive) askHost(ctx context.Context) error {
-	out, err := run.Output(ctx, "apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(RELEASE)")
+	// What apt would ask for: 'ROOT/dists/SUITE/InRelease' NAME SIZE
+	out, err := run.Output(ctx, "apt-get", "update", "--print-uris")
 	if err != nil {
 		return hint.Errorf("apt is needed on the build machine, or set MIRROR to a Debian mirror", "cannot ask apt for a mirror: %w", err)
 	}
 	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) != 3 || f[0] != "Packages" {
+		root, rest, ok := strings.Cut(strings.TrimPrefix(line, "'"), "/dists/")
+		if !ok || !strings.Contains(rest, "/InRelease'") {
 			continue
 		}
-		uri := strings.TrimRight(f[1], "/")
 		switch {
-		case strings.HasSuffix(uri, "/debian-security") && a.Security == "":
-			a.Security = uri
-		case strings.HasSuffix(uri, "/debian") && a.Main == "":
-			a.Main = uri
+		case strings.HasSuffix(root, "/debian-security") && a.Security == "":
+			a.Security = root
+		case strings.HasSuffix(root, "/debian") && a.Main == "":
+			a.Main = root
 		}
 	}
 	if a.Main == "" {

@@ -13,6 +13,7 @@ import (
 	"path"
 	"strings"
 
+	"appplatform/internal/hint"
 	"appplatform/partitions"
 )
 
@@ -66,9 +67,9 @@ func List(repo fs.FS) ([]string, error) {
 func Load(repo fs.FS, name string) (Board, error) {
 	file := path.Join(Dir, name, "board.json")
 	b, err := fs.ReadFile(repo, file)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) || strings.Contains(name, "/") {
 		known, _ := List(repo)
-		return Board{}, fmt.Errorf("no board %q\nhint: boards are: %s", name, strings.Join(known, ", "))
+		return Board{}, hint.Errorf("boards are: "+strings.Join(known, ", "), "no board %q", name)
 	}
 	if err != nil {
 		return Board{}, fmt.Errorf("cannot load board: %w", err)

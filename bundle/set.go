@@ -112,8 +112,8 @@ type Target interface {
 	Zero(offset, size int64) error
 }
 
-// Unpack writes the root file system to the target, several pieces at a time,
-// and checks each before it is written. With resume it first looks whether a
+// Unpack writes the root file system to the target, several pieces at a time;
+// Compare then tells whether it is right. With resume it first looks whether a
 // piece is there already, so that an interrupted run goes on where it stopped.
 func (s Set) Unpack(ctx context.Context, to Target, resume bool, progress func(done, total int64)) error {
 	f, err := os.Open(s.Path(RootfsName))
@@ -190,15 +190,25 @@ func holds(in io.ReaderAt, offset int64, p Piece) error {
 	if _, err := in.ReadAt(b, offset); err != nil && err != io.EOF {
 		return err
 	}
-	if hash(b) != p.RawSHA256 {
+	if p.zero() {
+		if !isZero(b) { // Much faster than a hash, and most pieces are.
+			return errDiffers
+		}
+	} else if hash(b) != p.RawSHA256 {
 		return errDiffers
 	}
 	return nil
 }
 
+func isZero(b []byte) bool {
+	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[:len(b)-1], b[1:])
+}
+
 // maxDict bounds the memory that unpacking takes, whatever a file asks for.
 const maxDict = 64 << 20
 
+// unpackPiece checks the packed bytes, which the manifest's signature covers.
+// What they unpack to is checked by Compare, on the disk, where it matters.
 func unpackPiece(f io.ReaderAt, p Piece) ([]byte, error) {
 	data := make([]byte, p.Size)
 	if _, err := f.ReadAt(data, p.Offset); err != nil {
@@ -214,9 +224,6 @@ func unpackPiece(f io.ReaderAt, p Piece) ([]byte, error) {
 	raw := make([]byte, p.RawSize)
 	if _, err := io.ReadFull(r, raw); err != nil {
 		return nil, err
-	}
-	if hash(raw) != p.RawSHA256 {
-		return nil, errors.New("it unpacks to something else than what was signed")
 	}
 	return raw, nil
 }

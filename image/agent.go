@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 
+	"appplatform/internal/hint"
 	"appplatform/internal/run"
 )
 
@@ -16,6 +18,9 @@ import (
 func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit string)) error {
 	var err error
 	b.agent, err = b.cache.File(filepath.Join("agents", b.keys.agent), func(w io.Writer) error {
+		if _, err := exec.LookPath("go"); err != nil {
+			return hint.Errorf("install Go and put its bin folder on the PATH", "cannot compile the agent: %w", err)
+		}
 		dir, err := os.MkdirTemp(b.cache.Path(), ".agent-")
 		if err != nil {
 			return err

@@ -65,7 +65,7 @@ type Plan struct {
 
 // keys name the intermediate results by what goes into them.
 type keys struct {
-	builder, data, agent    string
+	builder, agent          string
 	kernel, ramdisk, rootfs string
 	image                   string
 }
@@ -116,7 +116,12 @@ func (p *Plan) setKeys() (err error) {
 	if k.builder, err = self(); err != nil {
 		return err
 	}
-	if k.data, err = p.repo.data(); err != nil {
+	system, err := p.repo.data("system", p.Board.Name)
+	if err != nil {
+		return err
+	}
+	ramdisk, err := p.repo.data("ramdisk", p.Board.Name)
+	if err != nil {
 		return err
 	}
 	if k.agent, err = p.repo.agentSource(); err != nil {
@@ -129,9 +134,9 @@ func (p *Plan) setKeys() (err error) {
 		return err
 	}
 	tools := archive.Key(p.Lock.ImageTools)
-	same := []string{k.builder, k.data, k.agent, string(platform), tools, p.Board.Name}
-	k.ramdisk = cache.Key(append([]string{"ramdisk", archive.Key(p.Lock.Ramdisk), fmt.Sprint(p.Draft)}, same...)...)
-	k.rootfs = cache.Key(append([]string{"rootfs", archive.Key(p.Lock.System)}, same...)...)
+	same := []string{k.builder, k.agent, string(platform), tools, p.Board.Name}
+	k.ramdisk = cache.Key(append([]string{"ramdisk", ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(p.Draft)}, same...)...)
+	k.rootfs = cache.Key(append([]string{"rootfs", system, archive.Key(p.Lock.System)}, same...)...)
 	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft))
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"appplatform/archive"
@@ -89,9 +90,29 @@ func (r *repository) hashFile(h io.Writer, path string, e fs.DirEntry) error {
 	return nil
 }
 
-// data is the key of everything that rootfs reads from the checkout.
-func (r *repository) data() (string, error) {
-	return r.hash(func(path string) bool { return filepath.Ext(path) != ".go" }, "rootfs", "boards")
+// notOf are the files and folders that a system does not read.
+var notOf = map[string][]string{
+	"system":  {"rootfs/ramdisk", "rootfs/*/ramdisk"},
+	"ramdisk": {"rootfs/overlay", "rootfs/*/system", "boards/*/overlay", "boards/*/packages"},
+}
+
+// data is the key of what rootfs reads from the checkout for a system of a
+// board.
+func (r *repository) data(system, board string) (string, error) {
+	return r.hash(func(path string) bool {
+		if filepath.Ext(path) == ".go" || strings.HasSuffix(path, "kernel.config") {
+			return false
+		}
+		return !slices.ContainsFunc(notOf[system], func(pattern string) bool { return below(path, pattern) })
+	}, "rootfs", "boards/"+board)
+}
+
+// below reports whether the path, or a folder it lies in, matches the pattern.
+func below(path, pattern string) bool {
+	elements := strings.Split(path, "/")
+	depth := min(len(elements), strings.Count(pattern, "/")+1)
+	matched, _ := filepath.Match(pattern, strings.Join(elements[:depth], "/"))
+	return matched
 }
 
 // agentSource is the key of the source that the agent is compiled from.

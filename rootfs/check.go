@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"appplatform/internal/hint"
 	"appplatform/partitions"
 )
 
@@ -62,7 +63,7 @@ func checkScript(t *Tree, name string, e *Entry) error {
 	}
 	if e.Mode&0o111 == 0 {
 		if e.layer == fromOverlay {
-			return fmt.Errorf("/%s is a script that nobody may execute\nhint: give it a mode in %s", name, permissionsDir)
+			return hint.Errorf("give it a mode in "+permissionsDir, "/%s is a script that nobody may execute", name)
 		}
 		return nil
 	}
@@ -81,7 +82,7 @@ func checkScript(t *Tree, name string, e *Entry) error {
 	return nil
 }
 
-// runtime are the folders whose content appears only on the running device.
+// runtimeDirs are the folders whose content appears only on the running device.
 var runtimeDirs = []string{"dev", "proc", "run", "sys", "mnt"}
 
 func checkLink(t *Tree, name string, e *Entry, r *rules) error {
@@ -105,7 +106,8 @@ func checkLink(t *Tree, name string, e *Entry, r *rules) error {
 // checkSize compares the sum of all files with the board's limit.
 func checkSize(t *Tree, limit partitions.Size) error {
 	if n := t.Size(); n > int64(limit) {
-		return fmt.Errorf("the tree has %d MiB, more than the limit of %v\nhint: see which package grew, then drop files in %s or raise the limit in board.json", n>>20, limit, rulesDir)
+		return hint.Errorf("see which package grew, then drop files in "+rulesDir+" or raise the limit in board.json",
+			"the tree has %d MiB, more than the limit of %v", n>>20, limit)
 	}
 	return nil
 }

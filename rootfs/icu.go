@@ -79,17 +79,18 @@ func readItems(toc []byte) ([]icuItem, error) {
 		return nil, broken
 	}
 	n := int(binary.LittleEndian.Uint32(toc))
-	if n == 0 || 4+8*n > len(toc) {
+	if n <= 0 || n > (len(toc)-4)/8 {
 		return nil, broken
 	}
 	items := make([]icuItem, n)
+	namesEnd := int(binary.LittleEndian.Uint32(toc[8:])) // the first item's data
 	for i := range items {
 		name := int(binary.LittleEndian.Uint32(toc[4+8*i:]))
 		data := int(binary.LittleEndian.Uint32(toc[8+8*i:]))
-		if name >= len(toc) || data >= len(toc) || (i > 0 && data < items[i-1].data) {
+		if name >= namesEnd || data >= len(toc) || data < namesEnd || (i > 0 && data < items[i-1].data) {
 			return nil, broken
 		}
-		text, _, _ := bytes.Cut(toc[name:items[0].nameEnd(data)], []byte{0})
+		text, _, _ := bytes.Cut(toc[name:namesEnd], []byte{0})
 		prefix, rest, ok := strings.Cut(string(text), "/")
 		if !ok {
 			return nil, fmt.Errorf("ICU item %q has no package name", text)
@@ -100,12 +101,4 @@ func readItems(toc []byte) ([]icuItem, error) {
 		return nil, broken
 	}
 	return items, nil
-}
-
-// nameEnd is where the names end at the latest: at the first item's data.
-func (it icuItem) nameEnd(data int) int {
-	if it.data > 0 {
-		return it.data
-	}
-	return data
 }

@@ -7,6 +7,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"appplatform/internal/hint"
 )
 
 // accounts are the fixed users and groups of the device: the one source for
@@ -80,14 +82,14 @@ func addOverlay(t *Tree, repo fs.FS, dir string) error {
 		}
 		for _, pattern := range foreign {
 			if hit, _ := path.Match(pattern, d.Name()); hit {
-				return fmt.Errorf("%s does not belong on a device\nhint: remove it from the overlay", name)
+				return hint.Errorf("remove it from the overlay", "%s does not belong on a device", name)
 			}
 		}
 		switch {
 		case d.IsDir():
 			return nil
 		case d.Type()&fs.ModeSymlink != 0:
-			return fmt.Errorf("%s is a symbolic link\nhint: list it in %s", name, linksDir)
+			return hint.Errorf("list it in "+linksDir, "%s is a symbolic link", name)
 		case !d.Type().IsRegular():
 			return fmt.Errorf("%s is not a regular file", name)
 		}

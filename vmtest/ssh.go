@@ -1,12 +1,12 @@
 package vmtest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -85,8 +85,8 @@ func (s *SSH) Run(command, input string, within time.Duration) (string, error) {
 		return "", fmt.Errorf("cannot run %q: %w", command, err)
 	}
 	defer session.Close()
-	var out bytes.Buffer
-	session.Stdin = bytes.NewReader([]byte(input))
+	var out both
+	session.Stdin = strings.NewReader(input)
 	session.Stdout, session.Stderr = &out, &out
 	if err := session.Start(command); err != nil {
 		return "", fmt.Errorf("cannot run %q: %w", command, err)
@@ -96,7 +96,7 @@ func (s *SSH) Run(command, input string, within time.Duration) (string, error) {
 	select {
 	case err = <-ended:
 	case <-time.After(within):
-		s.client.Close() // The buffer is ours again only then.
+		s.client.Close()
 		<-ended
 		return out.String(), fmt.Errorf("cannot run %q as %s: not done after %v; it printed:\n%s", command, s.user, within, out.String())
 	}
@@ -104,6 +104,25 @@ func (s *SSH) Run(command, input string, within time.Duration) (string, error) {
 		return out.String(), fmt.Errorf("cannot run %q as %s: %w; it printed:\n%s", command, s.user, err, out.String())
 	}
 	return out.String(), nil
+}
+
+// both collects two outputs that are written side by side.
+type both struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (b *both) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text = append(b.text, p...)
+	return len(p), nil
+}
+
+func (b *both) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.text)
 }
 
 // Shell opens a terminal with a login shell, for what asks for a password.

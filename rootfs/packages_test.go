@@ -1,0 +1,245 @@
+package rootfs
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"appplatform/archive"
+	"appplatform/boards"
+	"appplatform/internal/cache"
+)
+
+// packageSet is what the archive has today for the seeds, from the pool of the
+// cache where it is there already.
+func packageSet(t *testing.T, b boards.Board, seeds func(fs.FS, boards.Board) ([]string, error)) []Deb {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs the packages of the archive")
+	}
+	names, err := seeds(os.DirFS(".."), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	dir, err := cache.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := archive.Open(ctx, dir, os.Getenv("MIRROR"), os.Getenv("SECURITY_MIRROR"))
+	if err != nil {
+		t.Skip(err)
+	}
+	res, err := a.Resolve(ctx, archive.Request{Arch: b.Arch, Names: names, Optional: b.OptionalSuites})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Fetch(ctx, res.Packages, func(int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	debs := make([]Deb, len(res.Packages))
+	for i, p := range res.Packages {
+		debs[i] = Deb{p, a.Path(p)}
+	}
+	return debs
+}
+
+func realInput(t *testing.T, seeds func(fs.FS, boards.Board) ([]string, error)) Input {
+	t.Helper()
+	repo := os.DirFS("..")
+	b, err := boards.Load(repo, "x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Input{
+		Repo: repo, Board: b, Debs: packageSet(t, b, seeds),
+		Files: []File{{"usr/bin/apagent", 0o755, []byte("#!/bin/sh\n")}},
+		Log:   func(s string) { t.Log(s) },
+	}
+}
+
+// buildReal makes a tree of real packages, which includes the proof that every
+// program finds its libraries and every script its interpreter, and writes it
+// to the folder in KEEP_TREES, if that is set, for looking at it.
+func buildReal(t *testing.T, name string, in Input, build func(context.Context, Input) (*Tree, error)) *Tree {
+	t.Helper()
+	start := time.Now()
+	tree, err := build(context.Background(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("made in %v", time.Since(start).Round(time.Millisecond))
+	if dir := os.Getenv("KEEP_TREES"); dir != "" {
+		f, err := os.Create(path.Join(dir, name+".tar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(tree.WriteTar(f), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tree
+}
+
+// TestSystem is OS-F5 and OS-A5 as far as files go.
+func TestSystem(t *testing.T) {
+	in := realInput(t, SystemPackages)
+	tree := buildReal(t, "system", in, System)
+	checkTools(t, tree, `su sudo psql createdb pg_restore pg_dump reindexdb vacuumdb df du ps gdb tar xz wget
+		chown scp e2fsck ip loadkeys tcpdump sshd chronyd udhcpc logrotate vmtoolsd qemu-ga hv_kvp_daemon
+		hv_vss_daemon openssl less nano vi mount init getty login setpriv sysctl resize2fs mkfs.ext4 fdisk
+		poweroff reboot shutdown syslogd crond watchdog acpid start-stop-daemon ssh-keygen visudo`)
+	for _, name := range []string{"ps", "tar", "ip", "less"} { // not busybox's
+		if e, ok := tree.Get("usr/bin/" + name); ok && e.Link == "busybox" {
+			t.Errorf("%s is busybox's; want the real one", name)
+		}
+	}
+	checkRoot(t, tree, "usr/bin/passwd usr/bin/su usr/bin/sudo", "usr/sbin/unix_chkpwd")
+	unusedRules(t, in, "system")
+}
+
+// TestRamdisk is OS-D4 as far as files go.
+func TestRamdisk(t *testing.T) {
+	in := realInput(t, RamdiskPackages)
+	tree := buildReal(t, "ramdisk", in, Ramdisk)
+	checkTools(t, tree, `su login e2fsck mke2fs resize2fs tune2fs vi mount dd wget ip scp less ps dmesg
+		loadkeys dropbear init getty udhcpc`)
+	if e, ok := tree.Get("usr/lib/openssh/sftp-server"); !ok || e.Mode&0o111 == 0 {
+		t.Error("no SFTP server in the ramdisk")
+	}
+	checkRoot(t, tree, "usr/bin/busybox", "")
+	unusedRules(t, in, "ramdisk")
+
+	again := buildReal(t, "ramdisk", in, Ramdisk)
+	if a, b := tarSum(t, tree), tarSum(t, again); !bytes.Equal(a, b) {
+		t.Error("the same input gives another tar the second time")
+	}
+}
+
+// checkTools looks for programs where a shell would.
+func checkTools(t *testing.T, tree *Tree, names string) {
+	t.Helper()
+	for _, name := range strings.Fields(names) {
+		found := false
+		for _, dir := range []string{"usr/bin", "usr/sbin"} {
+			if file, ok := tree.resolve(path.Join(dir, name)); ok {
+				found = found || tree.entries[file].Mode&0o111 != 0
+			}
+		}
+		if !found {
+			t.Errorf("no %s in the tree", name)
+		}
+	}
+}
+
+// checkRoot compares the files that give rights away with the few that may.
+func checkRoot(t *testing.T, tree *Tree, setuid, setgid string) {
+	t.Helper()
+	var uid, gid []string
+	for _, name := range tree.Paths() {
+		e, _ := tree.Get(name)
+		if e.Mode&fs.ModeSetuid != 0 {
+			uid = append(uid, name)
+		}
+		if e.Mode&fs.ModeSetgid != 0 {
+			gid = append(gid, name)
+		}
+		if e.Mode.IsRegular() && e.Mode&0o022 != 0 {
+			t.Errorf("%s is writable for others: %v", name, e.Mode)
+		}
+	}
+	if got := strings.Join(uid, " "); got != setuid {
+		t.Errorf("setuid files are %s; want %s", got, setuid)
+	}
+	if got := strings.Join(gid, " "); got != setgid {
+		t.Errorf("setgid files are %s; want %s", got, setgid)
+	}
+}
+
+// unusedRules reports rules that fit nothing any more: a package was renamed,
+// or a rule above takes it all.
+func unusedRules(t *testing.T, in Input, system string) {
+	t.Helper()
+	r, err := readRules(in.Repo, system)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[*rule]bool{}
+	for _, d := range in.Debs {
+		if hit := first(r.packages, d.Name); hit != nil {
+			used[hit] = true
+		}
+		if !r.takes(d.Name) {
+			continue
+		}
+		deb, err := archive.OpenDeb(d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for data := deb.Data(); ; {
+			h, err := data.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if hit := first(r.files, merged(h.Name)); hit != nil {
+				used[hit] = true
+			}
+		}
+		deb.Close()
+	}
+	for _, group := range [][]rule{r.packages, r.files} {
+		for i := range group {
+			if l := group[i].line; !used[&group[i]] {
+				t.Errorf("%s:%d: %s fits nothing", l.file, l.number, strings.Join(l.fields, " "))
+			}
+		}
+	}
+}
+
+func tarSum(t *testing.T, tree *Tree) []byte {
+	t.Helper()
+	sum := sha256.New()
+	if err := tree.WriteTar(sum); err != nil {
+		t.Fatal(err)
+	}
+	return sum.Sum(nil)
+}
+
+// TestAccounts proves OS-C5's users, and that nobody else has a password.
+func TestAccounts(t *testing.T) {
+	repo := os.DirFS("..")
+	shadow, err := fs.ReadFile(repo, "rootfs/accounts/shadow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	passwd, err := fs.ReadFile(repo, "rootfs/accounts/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open []string
+	for l := range strings.Lines(string(shadow)) {
+		if f := strings.Split(l, ":"); strings.HasPrefix(f[1], "$6$") {
+			open = append(open, f[0])
+		}
+	}
+	if want := []string{"root", "admin"}; !slices.Equal(open, want) {
+		t.Errorf("users with a password: %v; want %v", open, want)
+	}
+	for l := range strings.Lines(string(passwd)) {
+		if name, _, _ := strings.Cut(l, ":"); !strings.Contains("\n"+string(shadow), "\n"+name+":") {
+			t.Errorf("%s has no line in shadow", name)
+		}
+	}
+}

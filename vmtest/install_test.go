@@ -1,0 +1,82 @@
+package vmtest_test
+
+import (
+	"fmt"
+	"testing"
+
+	"appplatform/partitions"
+	"appplatform/vmtest"
+)
+
+// OS-A4, OS-B2, OS-B4, OS-C1, OS-C2: each size of disk, each firmware and each
+// controller installs itself, starts, and can be switched off.
+func TestInstall(t *testing.T) {
+	for _, test := range []struct {
+		firmware   vmtest.Firmware
+		controller vmtest.Controller
+		size       partitions.Size
+	}{
+		{vmtest.BIOS, vmtest.VirtioSCSI, 16 * partitions.GiB},
+		{vmtest.UEFI, vmtest.VirtioBlk, 4 * partitions.GiB},
+		{vmtest.BIOS, vmtest.AHCI, 64 * partitions.GiB},
+		{vmtest.UEFI, vmtest.NVMe, 16 * partitions.GiB},
+		{vmtest.BIOS, vmtest.IDE, 4 * partitions.GiB},
+		{vmtest.UEFI, vmtest.PVSCSI, 64 * partitions.GiB},
+	} {
+		t.Run(fmt.Sprintf("%s %s %v", test.firmware, test.controller, test.size), func(t *testing.T) {
+			t.Parallel()
+			disk := newDisk(t, factoryImage(t), test.size)
+			m := start(t, vmtest.Options{
+				Firmware: test.firmware,
+				Disks:    []vmtest.Disk{{Path: disk, Controller: test.controller}},
+			})
+			expect(t, m, saysRescue, menuWithin)
+			expect(t, m, `(?m)^finished`, installWithin)
+			expect(t, m, saysSystem, menuWithin)
+			expect(t, m, loginPrompt, bootWithin)
+			login(t, m)
+			powerOff(t, m)
+			checkInstalled(t, disk)
+		})
+	}
+}
+
+// OS-B4: an installed disk starts from either firmware on any controller, as
+// after a change of the virtual machine.
+func TestStart(t *testing.T) {
+	for _, firmware := range []vmtest.Firmware{vmtest.BIOS, vmtest.UEFI} {
+		for _, controller := range vmtest.Controllers {
+			t.Run(fmt.Sprintf("%s %s", firmware, controller), func(t *testing.T) {
+				t.Parallel()
+				m := start(t, vmtest.Options{
+					Firmware: firmware,
+					Disks:    []vmtest.Disk{{Path: installedDisk(t), Controller: controller}},
+				})
+				expect(t, m, saysSystem, menuWithin)
+				expect(t, m, loginPrompt, bootWithin)
+				powerOff(t, m)
+			})
+		}
+	}
+}
+
+// Two installed disks with the same contents in one machine: the one that the
+// firmware starts is the one that runs, the other one is not touched.
+func TestSecondDiskIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for _, firmware := range []vmtest.Firmware{vmtest.BIOS, vmtest.UEFI} {
+		t.Run(string(firmware), func(t *testing.T) {
+			first, second := installedDisk(t), newDisk(t, factoryImage(t), 0)
+			before := judge(t, second, "sha256sum", second)
+			m := start(t, vmtest.Options{Firmware: firmware, Disks: []vmtest.Disk{
+				{Path: first, Controller: vmtest.VirtioBlk}, {Path: second, Controller: vmtest.VirtioBlk},
+			}})
+			expect(t, m, saysSystem, menuWithin)
+			expect(t, m, loginPrompt, bootWithin)
+			powerOff(t, m)
+			if after := judge(t, second, "sha256sum", second); after != before {
+				t.Error("the second disk was written to")
+			}
+		})
+	}
+}
