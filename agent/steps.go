@@ -46,7 +46,7 @@ func (s mountBoot) Do(ctx context.Context, m Machine) error {
 		return nil
 	}
 	if err := m.checkFS(ctx, s.disk.PartPath(partitions.Boot)); err != nil {
-		return err
+		m.Log.Printf("%v", err) // What matters is whether the set can be read: the next step tells.
 	}
 	return m.mount(s.disk.PartPath(partitions.Boot), bootDir, unix.MS_RDONLY|unix.MS_NOATIME)
 }
@@ -63,7 +63,7 @@ func (checkSet) Do(ctx context.Context, m Machine) error {
 		err = set.Verify(ctx, func(done, total int64) { m.Log.Progress("checked", done, total) })
 	}
 	if err != nil {
-		return withHint("nothing was changed; write the image to the disk again", "cannot install: %w", err)
+		return hinted{err, "nothing was changed; write the image to the disk again"}
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -53,7 +54,7 @@ func (a *Archive) Resolve(ctx context.Context, r Request) (*Resolution, error) {
 		return nil, err
 	}
 	defer unlock()
-	dir := a.Cache.Path("apt", r.Arch+"-"+cache.Key(a.Main, a.Security)[:8])
+	dir := a.aptDir(r.Arch)
 	index, err := a.update(ctx, dir, r)
 	if err != nil {
 		return nil, err
@@ -67,6 +68,7 @@ func (a *Archive) Resolve(ctx context.Context, r Request) (*Resolution, error) {
 	if b, err := os.ReadFile(memo); err == nil {
 		var res Resolution
 		if json.Unmarshal(b, &res) == nil {
+			res.Fetched = index.Fetched
 			return &res, nil
 		}
 	}
@@ -82,6 +84,11 @@ func (a *Archive) Resolve(ctx context.Context, r Request) (*Resolution, error) {
 	return res, nil
 }
 
+// aptDir is where apt works for an architecture.
+func (a *Archive) aptDir(arch string) string {
+	return a.Cache.Path("apt", arch+"-"+cache.Key(a.Main, a.Security)[:8])
+}
+
 // An indexState is what the last `apt-get update` left.
 type indexState struct {
 	ID      string    `json:"id"`
@@ -89,12 +96,27 @@ type indexState struct {
 	Missing []string  `json:"missing,omitempty"`
 }
 
+// serves reports whether the indexes are fresh, are those that apt left there,
+// and lack only what the request may do without.
+func (s indexState) serves(dir string, r Request) bool {
+	if age := time.Since(s.Fetched); age < 0 || age >= indexAge {
+		return false
+	}
+	for _, suite := range s.Missing {
+		if !slices.Contains(r.Optional, suite) {
+			return false
+		}
+	}
+	id, err := indexID(dir)
+	return err == nil && id == s.ID
+}
+
 // update fetches and verifies the package indexes, unless they are fresh.
 func (a *Archive) update(ctx context.Context, dir string, r Request) (indexState, error) {
 	statePath := filepath.Join(dir, "index.json")
 	var state indexState
 	if b, err := os.ReadFile(statePath); err == nil && json.Unmarshal(b, &state) == nil {
-		if age := time.Since(state.Fetched); !a.Refresh && age >= 0 && age < indexAge {
+		if !a.Refresh && state.serves(dir, r) {
 			return state, nil
 		}
 	}
@@ -143,12 +165,14 @@ func explainUpdate(err error) error {
 	words := err.Error()
 	way := "check the mirror (MIRROR=) and the network; a locked build (--locked FILE) needs neither once its packages are in the pool"
 	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		way = "install apt, which finds and verifies the packages"
+	case strings.Contains(words, "No space left"):
+		way = hint.NoSpace
 	case strings.Contains(words, "NO_PUBKEY"), strings.Contains(words, "not signed"), strings.Contains(words, "signature"), strings.Contains(words, "GPG error"):
 		way = "the mirror's index is not signed by Debian: use another mirror (MIRROR=), or install a newer debian-archive-keyring"
 	case strings.Contains(words, "unexpected size"), strings.Contains(words, "Hash Sum mismatch"):
 		way = "the mirror is being updated or is broken: try again later or use another one (MIRROR=)"
-	case strings.Contains(words, "No space left"):
-		way = "the disk of the cache is full: make room, or set XDG_CACHE_HOME to another disk"
 	}
 	return hint.Errorf(way, "cannot read the package index: %w", err)
 }
@@ -237,12 +261,27 @@ func (a *Archive) apt(ctx context.Context, dir, name string, args ...string) err
 }
 
 func (a *Archive) aptOutput(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	var out bytes.Buffer
+	var out, said bytes.Buffer
 	cmd := run.Command(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "APT_CONFIG="+filepath.Join(dir, "apt.conf"), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
-	cmd.Stdout = &out
+	cmd.Stdout, cmd.Stderr = &out, &said
 	err := run.Wait(cmd)
+	if complaints := complaints(said.String()); err != nil && complaints != "" {
+		err = fmt.Errorf("%s: %s", name, complaints)
+	}
 	return out.Bytes(), err
+}
+
+// complaints are apt's errors and warnings, without the table of hashes and
+// sizes that follows some.
+func complaints(stderr string) string {
+	var found []string
+	for line := range strings.Lines(stderr) {
+		if strings.HasPrefix(line, "E: ") || strings.HasPrefix(line, "W: ") {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(found, "; ")
 }
 
 // ask has apt resolve the request against the indexes in dir.
@@ -251,7 +290,7 @@ func (a *Archive) ask(ctx context.Context, dir string, r Request) ([]Package, er
 	if !r.Alone {
 		out, err := a.aptOutput(ctx, dir, "apt-get", append([]string{"install", "--simulate", "-qq", "--no-install-recommends"}, r.Names...)...)
 		if err != nil {
-			return nil, hint.Errorf("a name may be wrong, or the package does not exist on this architecture", "cannot resolve the packages for %s: %w", r.Arch, err)
+			return nil, explainLookup(r, err)
 		}
 		names = nil
 		for line := range strings.Lines(string(out)) {
@@ -265,7 +304,7 @@ func (a *Archive) ask(ctx context.Context, dir string, r Request) ([]Package, er
 	}
 	out, err := a.aptOutput(ctx, dir, "apt-cache", append([]string{"show", "--no-all-versions"}, names...)...)
 	if err != nil {
-		return nil, fmt.Errorf("cannot look up packages: %w", err)
+		return nil, explainLookup(r, err)
 	}
 	pkgs, err := parseStanzas(bytes.NewReader(out))
 	if err != nil {
@@ -274,10 +313,23 @@ func (a *Archive) ask(ctx context.Context, dir string, r Request) ([]Package, er
 	slices.SortFunc(pkgs, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
 	// A version that two suites carry is described twice.
 	pkgs = slices.CompactFunc(pkgs, func(x, y Package) bool { return x.SHA256 == y.SHA256 })
+	if r.Alone {
+		// apt-cache passes over a name that it does not know beside one it knows.
+		for _, name := range names {
+			if !slices.ContainsFunc(pkgs, func(p Package) bool { return p.Name == name }) {
+				return nil, explainLookup(r, fmt.Errorf("no package %s", name))
+			}
+		}
+	}
 	if len(pkgs) != len(names) {
 		return nil, fmt.Errorf("internal error: apt described %d of %d packages", len(pkgs), len(names))
 	}
 	return pkgs, nil
+}
+
+func explainLookup(r Request, err error) error {
+	return hint.Errorf("a name may be wrong, or the package does not exist on this architecture; --update reads the newest index",
+		"cannot find the packages for %s: %w", r.Arch, err)
 }
 
 // parseStanzas reads what `apt-cache show` prints (deb822, one line a field but

@@ -23,6 +23,7 @@ func versions(r *Resolution) []string {
 }
 
 func TestResolve(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	m.add("trixie", "lib1", "0.9-1", "") // Older versions do not matter.
 	m.publish("trixie")
@@ -56,6 +57,7 @@ func TestResolve(t *testing.T) {
 
 // What a lock keeps of a package is enough to fetch the same bytes later.
 func TestLockedPackageSurvives(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	res, err := m.open("").Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"tool"}})
 	if err != nil {
@@ -117,6 +119,7 @@ func TestValidateRefuses(t *testing.T) {
 }
 
 func TestUnknownPackage(t *testing.T) {
+	t.Parallel()
 	a := newMirror(t).open("")
 	for _, alone := range []bool{false, true} {
 		_, err := a.Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"lib1", "no-such-package"}, Alone: alone})
@@ -141,10 +144,10 @@ func TestIndexFaults(t *testing.T) {
 		{"not signed", func(m *mirror) {
 			m.write(m.inRelease("trixie"), []byte("Codename: trixie\n"))
 		}, []string{"trixie", "not signed by Debian"}},
-		{"index altered, same size", func(m *mirror) {
+		{"index altered", func(m *mirror) {
 			alter(m.t, m.index("trixie"), "Version: 1.0-1", "Version: 6.6-6")
 		}, []string{"trixie", "Packages", "try again later"}},
-		{"index altered, other size", func(m *mirror) {
+		{"index of another size", func(m *mirror) {
 			alter(m.t, m.index("trixie"), "Version: 1.0-1", "Version: 1.0-1+evil")
 		}, []string{"trixie", "Packages", "try again later"}},
 		{"security archive gone", func(m *mirror) {
@@ -181,6 +184,7 @@ func alter(t *testing.T, path, old, new string) {
 }
 
 func TestMirrorUnreachable(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	a := m.open("http://127.0.0.1:1") // Nothing listens on tcpmux's port.
 	_, err := a.Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"tool"}, Optional: []string{"trixie-updates"}})
@@ -199,6 +203,7 @@ func TestMissingApt(t *testing.T) {
 }
 
 func TestOptionalSuite(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	m.signer = newSigner(t)
 	m.publish("trixie-updates") // which nobody's keyring verifies
@@ -235,6 +240,7 @@ func TestOptionalSuite(t *testing.T) {
 
 // A failed update must not spoil the answers for the next six hours.
 func TestFailedRefresh(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	broken := false
 	a := m.open(m.serve(func(w http.ResponseWriter, r *http.Request) bool {
@@ -267,6 +273,7 @@ func TestFailedRefresh(t *testing.T) {
 
 // The pool holds what dpkg takes for packages, and apt sees nothing of the host.
 func TestHostIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	a := newMirror(t).open("")
 	if _, err := a.Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"tool"}}); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"appplatform/internal/cache"
 )
@@ -67,6 +68,9 @@ type Archive struct {
 	Refresh bool
 	// Log is told what happens, a line each.
 	Log func(string)
+
+	// patience is how long a mirror may send nothing; tests have less of it.
+	patience time.Duration
 }
 
 // Key names a set of packages by content: the same key, the same files.

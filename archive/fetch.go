@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -90,34 +92,44 @@ func (a *Archive) fetch(ctx context.Context, p Package, progress func(int64)) er
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("cannot make the package pool: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".fetch-*")
+	dir, remove, err := a.Cache.Temp()
 	if err != nil {
-		return fmt.Errorf("cannot make the package pool: %w", err)
+		return fmt.Errorf("cannot fetch package %s: %w", p, err)
 	}
-	defer os.Remove(f.Name())
+	defer remove()
+	f, err := os.Create(filepath.Join(dir, "deb"))
+	if err != nil {
+		return fmt.Errorf("cannot fetch package %s: %w", p, err)
+	}
 	defer f.Close()
 	root := a.Main
 	if p.security() {
 		root = a.Security
 	}
-	sum, err := a.download(ctx, root+"/"+p.Filename, f, progress)
+	sum, err := a.download(ctx, root+"/"+p.Filename, f, p.Size, progress)
+	if err != nil {
+		return explainFetch(p, err)
+	}
+	if sum != p.SHA256 {
+		return hint.Errorf("the mirror or the way to it alters files: use another mirror (MIRROR=)", "cannot fetch package %s: its SHA-256 is %s, the signed index says %s", p, sum, p.SHA256)
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Sync(), os.Rename(f.Name(), path)); err != nil {
+		return explainFetch(p, err)
+	}
+	return nil
+}
+
+func explainFetch(p Package, err error) error {
 	var gone *goneError
 	switch {
 	case errors.As(err, &gone):
-		return hint.Errorf("build without --locked to take today's version, or use a mirror that keeps old versions (MIRROR=)",
-			"cannot fetch package %s: the mirror no longer has it (%v)", p, err)
-	case err != nil:
-		return hint.Errorf("check the mirror (MIRROR=), the network and the free space of the cache; what was fetched is kept", "cannot fetch package %s: %w", p, err)
-	case sum != p.SHA256:
-		return hint.Errorf("the mirror or the way to it alters files: use another mirror (MIRROR=)", "cannot fetch package %s: its SHA-256 is %s, the signed index says %s", p, sum, p.SHA256)
+		return hint.Errorf("build without --locked and with --update to take today's version, or use a mirror that keeps old versions (MIRROR=)",
+			"cannot fetch package %s: the mirror no longer has it (%w)", p, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return hint.Errorf(hint.NoSpace, "cannot fetch package %s: %w", p, err)
+	default:
+		return hint.Errorf("check the mirror (MIRROR=) and the network; the packages that were fetched are kept", "cannot fetch package %s: %w", p, err)
 	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot write to the package pool: %w", err)
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // A goneError is a file that the mirror says it does not have.
@@ -127,24 +139,27 @@ func (e *goneError) Error() string { return e.status }
 
 // client follows the same proxy variables as apt does.
 var client = &http.Client{Transport: &http.Transport{
-	Proxy:                 http.ProxyFromEnvironment,
-	ResponseHeaderTimeout: 60 * time.Second,
-	MaxIdleConnsPerHost:   parallelFetches,
+	Proxy:               http.ProxyFromEnvironment,
+	MaxIdleConnsPerHost: parallelFetches,
 }}
 
-// download writes the file at address to f, trying again from where a cut
-// connection left it, and returns its SHA-256.
-func (a *Archive) download(ctx context.Context, address string, f *os.File, progress func(int64)) (string, error) {
+// maxSilence is how long a mirror may send nothing before it is asked again.
+const maxSilence = time.Minute
+
+// download writes the file at address, of the given size, to f, trying again
+// from where a cut connection left it, and returns its SHA-256.
+func (a *Archive) download(ctx context.Context, address string, f *os.File, size int64, progress func(int64)) (string, error) {
+	patience := cmp.Or(a.patience, maxSilence)
 	var err error
 	for try := range 4 {
 		if try > 0 {
 			select {
 			case <-ctx.Done():
 				return "", ctx.Err()
-			case <-time.After(time.Duration(try) * time.Second):
+			case <-time.After(time.Duration(try) * patience / 60):
 			}
 		}
-		err = a.downloadRest(ctx, address, f, progress)
+		err = downloadRest(ctx, address, f, size, patience, progress)
 		var gone *goneError
 		if err == nil || errors.As(err, &gone) || ctx.Err() != nil {
 			break
@@ -163,17 +178,30 @@ func (a *Archive) download(ctx context.Context, address string, f *os.File, prog
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func (a *Archive) downloadRest(ctx context.Context, address string, f *os.File, progress func(int64)) error {
+func downloadRest(ctx context.Context, address string, f *os.File, size int64, patience time.Duration, progress func(int64)) error {
 	have, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
+	if err != nil || have >= size {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(patience, func() { cancel(fmt.Errorf("nothing arrived for %v", patience)) })
+	defer silence.Stop()
 	body, err := open(ctx, address, have)
-	if err != nil {
-		return err
+	if err == nil {
+		defer body.Close()
+		arrived := func(n int64) {
+			silence.Reset(patience)
+			if progress != nil {
+				progress(n)
+			}
+		}
+		// One byte too many is enough to tell that it is another file.
+		_, err = io.Copy(f, io.LimitReader(&counter{body, arrived}, size-have+1))
 	}
-	defer body.Close()
-	_, err = io.Copy(f, &counter{body, progress})
+	if err != nil && context.Cause(ctx) != nil {
+		return context.Cause(ctx)
+	}
 	return err
 }
 
@@ -230,7 +258,7 @@ type counter struct {
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	if n > 0 && c.progress != nil {
+	if n > 0 {
 		c.progress(int64(n))
 	}
 	return n, err

@@ -43,7 +43,7 @@ func (a *Archive) askHost(ctx context.Context) error {
 	// What apt would ask for: 'ROOT/dists/SUITE/InRelease' NAME SIZE
 	out, err := run.Output(ctx, "apt-get", "update", "--print-uris")
 	if err != nil {
-		return hint.Errorf("apt is needed on the build machine, or set MIRROR to a Debian mirror", "cannot ask apt for a mirror: %w", err)
+		return hint.Errorf("install apt, which finds and verifies the packages; MIRROR names a mirror without asking its settings", "cannot ask apt for a mirror: %w", err)
 	}
 	for line := range strings.Lines(string(out)) {
 		root, rest, ok := strings.Cut(strings.TrimPrefix(line, "'"), "/dists/")

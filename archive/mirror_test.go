@@ -31,6 +31,8 @@ type mirror struct {
 	signer  *openpgp.Entity
 	keyring string
 	indexes map[string]*strings.Builder // Packages by suite
+
+	published int // how often
 }
 
 // newMirror makes a mirror with a library and a tool that needs it, of which
@@ -98,7 +100,6 @@ func (m *mirror) index(suite string) string {
 
 // add puts a package into a suite. It holds one file, which names it.
 func (m *mirror) add(suite, name, version, fields string) {
-	name, section := strings.TrimSuffix(name, ":"), "misc"
 	below := "pool/main/"
 	if strings.HasSuffix(suite, "-security") {
 		below = "pool/updates/main/"
@@ -110,8 +111,8 @@ func (m *mirror) add(suite, name, version, fields string) {
 	if fields != "" {
 		fields += "\n"
 	}
-	fmt.Fprintf(m.indexes[suite], "Package: %s\nVersion: %s\nArchitecture: amd64\nSection: %s\n%sFilename: %s\nSize: %d\nSHA256: %x\nDescription: test\n\n",
-		name, version, section, fields, filename, len(deb), sha256.Sum256(deb))
+	fmt.Fprintf(m.indexes[suite], "Package: %s\nVersion: %s\nArchitecture: amd64\nSection: misc\n%sFilename: %s\nSize: %d\nSHA256: %x\nDescription: test\n\n",
+		name, version, fields, filename, len(deb), sha256.Sum256(deb))
 }
 
 // publish writes and signs a suite's index.
@@ -136,6 +137,12 @@ func (m *mirror) sign(suite, release string, signer *openpgp.Entity) {
 		m.t.Fatal(err)
 	}
 	m.write(m.inRelease(suite), signed.Bytes())
+	// apt asks only for what is newer, in whole seconds.
+	m.published++
+	at := time.Now().Add(time.Duration(m.published) * time.Second)
+	if err := os.Chtimes(m.inRelease(suite), at, at); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (m *mirror) inRelease(suite string) string {
@@ -158,7 +165,7 @@ func (m *mirror) serve(fault func(http.ResponseWriter, *http.Request) bool) stri
 // is empty) with an empty cache.
 func (m *mirror) open(base string) *Archive {
 	m.t.Helper()
-	c, err := cache.Open(m.t.TempDir())
+	c, err := cache.Open(filepath.Join(m.t.TempDir(), "a cache"))
 	if err != nil {
 		m.t.Fatal(err)
 	}

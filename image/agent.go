@@ -21,11 +21,11 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 		if _, err := exec.LookPath("go"); err != nil {
 			return hint.Errorf("install Go and put its bin folder on the PATH", "cannot compile the agent: %w", err)
 		}
-		dir, err := os.MkdirTemp(b.cache.Path(), ".agent-")
+		dir, remove, err := b.cache.Temp()
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer remove()
 		out := filepath.Join(dir, "apagent")
 		cmd := run.Command(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
 		cmd.Dir = b.repo.dir

@@ -79,6 +79,7 @@ type build struct {
 	kernel  *kernel.Kernel
 	agent   string // host paths of finished parts
 	ramdisk string
+	raw     string // the root file system
 	packed  packedRootfs
 }
 
@@ -98,6 +99,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 		{"agent", "compile the agent", b.buildAgent},
 		{"ramdisk", "make the ramdisk", b.buildRamdisk},
 		{"rootfs", "make the root file system", b.buildRootfs},
+		{"pack", "compress the root file system", b.packRootfs},
 		{"disk", "write the disk image", b.writeDisk},
 	}
 	for _, s := range steps {
@@ -230,11 +232,11 @@ func (b *build) xzLevel() string {
 
 // withImage writes the tree as a file system into a temporary file.
 func (b *build) withImage(ctx context.Context, tree *rootfs.Tree, o ext4.Options, use func(*os.File) error) error {
-	dir, err := os.MkdirTemp(b.cache.Path(), ".image-")
+	dir, remove, err := b.cache.Temp()
 	if err != nil {
 		return fmt.Errorf("cannot make a file system: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	path := filepath.Join(dir, "raw")
 	if err := writeTree(ctx, b.tools, tree, o, path); err != nil {
 		return err
@@ -262,12 +264,30 @@ func rootfsOptions(p partitions.Partition) ext4.Options {
 	return ext4.Options{Type: ext4.Ext4, Label: "rootfs", UUID: "6b1d8e5e-2f2c-4b60-9f0c-7a1d3f0c9a03", Size: p.Size, Inodes: 16384, Time: imageTime}
 }
 
-func (b *build) buildRootfs(ctx context.Context, progress func(done, total int64, unit string)) error {
-	raw, err := b.rawRootfs(ctx)
-	if err != nil {
-		return err
+// buildRootfs makes the system's file system.
+func (b *build) buildRootfs(ctx context.Context, _ func(done, total int64, unit string)) error {
+	target, ok := b.fullTable().Part(partitions.Rootfs)
+	if !ok {
+		return errors.New("internal error: no partition for the root file system")
 	}
-	f, err := os.Open(raw)
+	dir, err := b.cache.Folder(filepath.Join("rootfs", b.keys.rootfs), nil, func(dir string) error {
+		in, err := b.input(b.Lock.System)
+		if err != nil {
+			return err
+		}
+		tree, err := rootfs.System(ctx, in)
+		if err != nil {
+			return err
+		}
+		return writeTree(ctx, b.tools, tree, rootfsOptions(target), filepath.Join(dir, "raw"))
+	})
+	b.raw = filepath.Join(dir, "raw")
+	return err
+}
+
+// packRootfs compresses the root file system piece by piece.
+func (b *build) packRootfs(ctx context.Context, progress func(done, total int64, unit string)) error {
+	f, err := os.Open(b.raw)
 	if err != nil {
 		return err
 	}
@@ -316,26 +336,6 @@ func (b *build) cachedPiece(sum, level string, pack func() ([]byte, error)) ([]b
 		return nil, err
 	}
 	return os.ReadFile(path)
-}
-
-// rawRootfs returns the host path of the system's file system.
-func (b *build) rawRootfs(ctx context.Context) (string, error) {
-	target, ok := b.fullTable().Part(partitions.Rootfs)
-	if !ok {
-		return "", errors.New("internal error: no partition for the root file system")
-	}
-	dir, err := b.cache.Folder(filepath.Join("rootfs", b.keys.rootfs), nil, func(dir string) error {
-		in, err := b.input(b.Lock.System)
-		if err != nil {
-			return err
-		}
-		tree, err := rootfs.System(ctx, in)
-		if err != nil {
-			return err
-		}
-		return writeTree(ctx, b.tools, tree, rootfsOptions(target), filepath.Join(dir, "raw"))
-	})
-	return filepath.Join(dir, "raw"), err
 }
 
 // fullTable is the table of the board's default disk once it is installed.

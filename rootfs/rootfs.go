@@ -97,6 +97,9 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 		return nil, err
 	}
 	if in.Log != nil {
+		for _, text := range r.unused() {
+			in.Log(text)
+		}
 		in.Log(fmt.Sprintf("%s: %d files, %d MiB from %d packages", system, len(t.entries), t.Size()>>20, len(in.Debs)))
 	}
 	return t, errors.Join(t.check(in.Board.Arch, r), checkSize(t, limit))

@@ -1,8 +1,12 @@
 package rootfs
 
 import (
+	"fmt"
 	"io/fs"
 	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
 )
 
 // rules say which packages and files of the archive reach the image. Each rule
@@ -18,6 +22,7 @@ type rule struct {
 	yes     bool // take, keep or load
 	pattern glob
 	line    line
+	used    *atomic.Bool // by the packages that are read in parallel
 }
 
 func readRules(repo fs.FS, system string) (*rules, error) {
@@ -39,13 +44,13 @@ func readRules(repo fs.FS, system string) (*rules, error) {
 		}
 		switch verb := l.fields[0]; verb {
 		case "take", "skip":
-			r.packages = append(r.packages, rule{verb == "take", pattern, l})
+			r.packages = append(r.packages, rule{verb == "take", pattern, l, new(atomic.Bool)})
 		case "keep", "load", "drop":
-			r.files = append(r.files, rule{verb != "drop", pattern, l})
+			r.files = append(r.files, rule{verb != "drop", pattern, l, new(atomic.Bool)})
 		case "icu":
-			r.icu = append(r.icu, rule{true, pattern, l})
+			r.icu = append(r.icu, rule{true, pattern, l, new(atomic.Bool)})
 		case "dangling":
-			r.dangling = append(r.dangling, rule{true, pattern, l})
+			r.dangling = append(r.dangling, rule{true, pattern, l, new(atomic.Bool)})
 		default:
 			return nil, l.errorf("unknown verb %q: want take, skip, keep, load, drop, icu or dangling", verb)
 		}
@@ -57,6 +62,7 @@ func readRules(repo fs.FS, system string) (*rules, error) {
 func first(rules []rule, name string) *rule {
 	for i := range rules {
 		if rules[i].pattern.match(name) {
+			rules[i].used.Store(true)
 			return &rules[i]
 		}
 	}
@@ -74,4 +80,16 @@ func (r *rules) takes(pkg string) bool {
 func (r *rules) keeps(file string) (kept, loaded bool) {
 	hit := first(r.files, file)
 	return hit == nil || hit.yes, hit != nil && hit.line.fields[0] == "load"
+}
+
+// unused reports the rules that fit nothing: a package was renamed, or a rule
+// above takes it all.
+func (r *rules) unused() []string {
+	var out []string
+	for _, rule := range slices.Concat(r.packages, r.files, r.icu, r.dangling) {
+		if !rule.used.Load() {
+			out = append(out, fmt.Sprintf("%s:%d: %s fits nothing any more", rule.line.file, rule.line.number, strings.Join(rule.line.fields, " ")))
+		}
+	}
+	return out
 }

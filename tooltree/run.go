@@ -29,6 +29,9 @@ type Cmd struct {
 	// Bind maps paths inside to host folders, writable. Paths that go into the
 	// result (a kernel's __FILE__) stay the same on every machine this way.
 	Bind map[string]string
+	// Family ends all that the tool started together with it, even if this
+	// process is killed: nothing of a killed make goes on writing objects.
+	Family bool
 	// Niceness is added to the priority, 0 to 19.
 	Niceness int
 }
@@ -131,6 +134,9 @@ func (t *Tree) Command(ctx context.Context, c Cmd) (*exec.Cmd, error) {
 	cmd.Env = []string{stageVariable + "=" + string(told)}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if c.Family {
+		attr.Cloneflags |= syscall.CLONE_NEWPID
+	}
 	if os.Geteuid() != 0 {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}

@@ -20,8 +20,8 @@ func TestInstall(t *testing.T) {
 		{vmtest.UEFI, vmtest.VirtioBlk, 4 * partitions.GiB},
 		{vmtest.BIOS, vmtest.AHCI, 64 * partitions.GiB},
 		{vmtest.UEFI, vmtest.NVMe, 16 * partitions.GiB},
-		{vmtest.BIOS, vmtest.IDE, 4 * partitions.GiB},
-		{vmtest.UEFI, vmtest.PVSCSI, 64 * partitions.GiB},
+		{vmtest.BIOS, vmtest.PVSCSI, 4 * partitions.GiB},
+		{vmtest.UEFI, vmtest.IDE, 64 * partitions.GiB},
 	} {
 		t.Run(fmt.Sprintf("%s %s %v", test.firmware, test.controller, test.size), func(t *testing.T) {
 			t.Parallel()
@@ -47,6 +47,9 @@ func TestStart(t *testing.T) {
 	for _, firmware := range []vmtest.Firmware{vmtest.BIOS, vmtest.UEFI} {
 		for _, controller := range vmtest.Controllers {
 			t.Run(fmt.Sprintf("%s %s", firmware, controller), func(t *testing.T) {
+				if firmware == vmtest.UEFI && controller == vmtest.PVSCSI {
+					t.Skip("Debian's OVMF cannot read from pvscsi; VMware's own firmware can")
+				}
 				t.Parallel()
 				m := start(t, vmtest.Options{
 					Firmware: firmware,

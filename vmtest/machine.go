@@ -143,8 +143,10 @@ func (o Options) command(ctx context.Context, args []string, sockets string, wor
 	for _, d := range o.Disks {
 		c.Writable = append(c.Writable, filepath.Dir(d.Path))
 	}
-	if o.Kernel != "" {
-		c.ReadOnly = append(c.ReadOnly, filepath.Dir(o.Kernel))
+	for _, f := range []string{o.Kernel, o.Initrd} {
+		if f != "" {
+			c.ReadOnly = append(c.ReadOnly, filepath.Dir(f))
+		}
 	}
 	if o.Stderr != nil {
 		c.Stderr = io.MultiWriter(words, o.Stderr)
@@ -266,6 +268,16 @@ func (m *Machine) PowerButton() error { return m.qmp.execute("system_powerdown",
 
 // Reset presses the reset button.
 func (m *Machine) Reset() error { return m.qmp.execute("system_reset", nil, nil) }
+
+// Snapshot copies a raw disk as it is at this moment: what the machine has
+// written and no more, the same as after Kill.
+func (m *Machine) Snapshot(to, disk string) error {
+	if err := m.qmp.execute("stop", nil, nil); err != nil {
+		return err
+	}
+	err := CopyDisk(to, disk, 0)
+	return errors.Join(err, m.qmp.execute("cont", nil, nil))
+}
 
 // PressKeys presses keys of the keyboard, one after the other, by QEMU's names
 // (qcodes): "down", "ret".

@@ -81,8 +81,9 @@ type Options struct {
 	// Terminal puts the serial console on this process's standard input and
 	// output instead of Machine.Serial.
 	Terminal bool
-	// Kernel starts this kernel with Append, past firmware and boot loader.
-	Kernel, Append string
+	// Kernel starts this kernel with Append and, if any, Initrd, past firmware
+	// and boot loader.
+	Kernel, Append, Initrd string
 	// NoReboot makes a reboot end the machine.
 	NoReboot bool
 	// Stderr is told what QEMU itself says; it becomes part of errors anyway.
@@ -206,6 +207,9 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 	}
 	if o.Kernel != "" {
 		args = append(args, "-kernel", o.Kernel, "-append", o.Append)
+		if o.Initrd != "" {
+			args = append(args, "-initrd", o.Initrd)
+		}
 	}
 	return args, nil
 }

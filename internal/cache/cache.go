@@ -69,13 +69,40 @@ func Key(parts ...string) string {
 // File returns the path of the entry; when it is missing, fill writes it first.
 func (d *Dir) File(name string, fill func(w io.Writer) error) (string, error) {
 	path := d.Path(name)
-	if _, err := os.Stat(path); err == nil {
+	if used(path) {
 		return path, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
 	}
-	return path, atomicfile.WriteFunc(path, 0o644, fill)
+	dir, remove, err := d.Temp()
+	if err != nil {
+		return "", err
+	}
+	defer remove()
+	f, err := os.Create(filepath.Join(dir, "entry"))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if err := fill(f); err != nil {
+		return "", err
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Sync(), os.Rename(f.Name(), path)); err != nil {
+		return "", err
+	}
+	return path, atomicfile.SyncDir(filepath.Dir(path))
+}
+
+// used reports whether the entry is there and notes that it was asked for, so
+// that Keep does not take it from under a build.
+func used(path string) bool {
+	if _, err := os.Stat(path); err != nil {
+		return false
+	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now)
+	return true
 }
 
 // Folder returns the path of a folder entry; when it is missing, fill makes it
@@ -83,7 +110,7 @@ func (d *Dir) File(name string, fill func(w io.Writer) error) (string, error) {
 // entry at a time; waiting is called when another one is at it.
 func (d *Dir) Folder(name string, waiting func(), fill func(dir string) error) (string, error) {
 	path := d.Path(name)
-	if _, err := os.Stat(path); err == nil {
+	if used(path) {
 		return path, nil
 	}
 	unlock, err := d.Lock(name, waiting)
@@ -91,7 +118,7 @@ func (d *Dir) Folder(name string, waiting func(), fill func(dir string) error) (
 		return "", err
 	}
 	defer unlock()
-	if _, err := os.Stat(path); err == nil {
+	if used(path) {
 		return path, nil
 	}
 	temp := path + part // Left by a killed process: the lock says that nobody works in it.
@@ -118,6 +145,51 @@ func (d *Dir) Folder(name string, waiting func(), fill func(dir string) error) (
 
 // part ends the name of a folder that is being filled.
 const part = ".part"
+
+// Temp makes a folder for unfinished work, which remove deletes. What a killed
+// process left in its own goes with the next call.
+func (d *Dir) Temp() (dir string, remove func(), err error) {
+	unlock, err := d.Lock("tmp", nil)
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
+	parent := d.Path("tmp")
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", nil, err
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, e := range entries {
+		if owner, err := flock(filepath.Join(parent, e.Name())); err == nil {
+			_ = RemoveAll(owner.Name())
+			owner.Close()
+		}
+	}
+	if dir, err = os.MkdirTemp(parent, ""); err != nil {
+		return "", nil, err
+	}
+	owner, err := flock(dir)
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot lock %s: %w", dir, err)
+	}
+	return dir, func() { _ = RemoveAll(dir); owner.Close() }, nil
+}
+
+// flock opens and locks a folder unless another process has it locked.
+func flock(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
 
 // Lock makes other processes wait that lock the same name. The lock goes with
 // the process, so a killed build never leaves it behind.
@@ -148,7 +220,7 @@ func (d *Dir) Lock(name string, waiting func()) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// Keep removes all but the n entries of a folder that were made last.
+// Keep removes all but the n entries of a folder that were asked for last.
 func (d *Dir) Keep(folder string, n int) {
 	entries, err := os.ReadDir(d.Path(folder))
 	if err != nil {
@@ -161,11 +233,11 @@ func (d *Dir) Keep(folder string, n int) {
 		}
 		return info.ModTime()
 	}
+	// Another build may be writing those.
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), part) })
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return modified(b).Compare(modified(a)) })
 	for _, e := range entries[min(n, len(entries)):] {
-		if !strings.HasSuffix(e.Name(), part) { // Another build is writing it.
-			_ = RemoveAll(d.Path(folder, e.Name()))
-		}
+		_ = RemoveAll(d.Path(folder, e.Name()))
 	}
 }
 

@@ -64,8 +64,6 @@ func Explain(cmd *exec.Cmd, err error, tail *Tail) error {
 	name := filepath.Base(cmd.Args[0])
 	var exit *exec.ExitError
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("cannot find the program %q", name)
 	case errors.As(err, &exit):
 		if words := tail.String(); words != "" {
 			return &ExitError{Name: name, Code: exit.ExitCode(), words: exit.String() + ": " + words}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -115,6 +116,9 @@ func (b *Builder) compile(ctx context.Context, s Spec, asked []option, out strin
 	if err := os.MkdirAll(objects, 0o755); err != nil {
 		return err
 	}
+	if err := dropUnfinished(objects); err != nil {
+		return fmt.Errorf("cannot clean the objects of the last build: %w", err)
+	}
 	m := &maker{b: b, spec: s, bind: map[string]string{sourceDir: source, objectDir: objects}}
 	if err := m.configure(ctx, asked, objects); err != nil {
 		return err
@@ -131,6 +135,33 @@ func (b *Builder) compile(ctx context.Context, s Spec, asked []option, out strin
 		return err
 	}
 	return copyFile(filepath.Join(objects, ".config"), filepath.Join(out, "config"))
+}
+
+// dropUnfinished removes what a killed build was writing. kbuild notes how it
+// made x in .x.cmd when x is finished; with the note of an earlier build it
+// would take half an object for a whole one.
+func dropUnfinished(objects string) error {
+	return filepath.WalkDir(objects, func(note string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		name, ok := strings.CutSuffix(e.Name(), ".cmd")
+		if !ok || !strings.HasPrefix(name, ".") {
+			return nil
+		}
+		made, err := os.Stat(filepath.Join(filepath.Dir(note), name[1:]))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		noted, err := e.Info()
+		if err != nil || !made.ModTime().After(noted.ModTime()) {
+			return err
+		}
+		return os.Remove(filepath.Join(filepath.Dir(note), name[1:]))
+	})
 }
 
 // source unpacks the source package.
@@ -192,7 +223,7 @@ type maker struct {
 
 func (m *maker) make(ctx context.Context, stdout io.Writer, args ...string) error {
 	all := append([]string{"make", "-C", sourceDir, "O=" + objectDir, "ARCH=" + m.spec.Arch, "CROSS_COMPILE=" + m.spec.Cross}, args...)
-	return m.b.Tools.Run(ctx, tooltree.Cmd{Args: all, Env: fixed, Bind: m.bind, Stdout: stdout, Niceness: 5})
+	return m.b.Tools.Run(ctx, tooltree.Cmd{Args: all, Env: fixed, Bind: m.bind, Stdout: stdout, Family: true, Niceness: 5})
 }
 
 // configure writes .config and checks that every asked option took.

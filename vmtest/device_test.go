@@ -1,0 +1,213 @@
+package vmtest_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"appplatform/partitions"
+	"appplatform/vmtest"
+)
+
+// A root is root's shell on the serial console.
+type root struct {
+	*testing.T
+	m *vmtest.Machine
+}
+
+// rootLogin logs in as root where the console asks for a name (OS-C5).
+func rootLogin(t *testing.T, m *vmtest.Machine) root {
+	t.Helper()
+	send(t, m.Serial, "root\n")
+	expect(t, m, `assword: ?$`, bootWithin)
+	send(t, m.Serial, "iplinux\n")
+	r := root{t, m}
+	r.run("stty -echo; PS1=")
+	return r
+}
+
+func send(t *testing.T, c *vmtest.Console, text string) {
+	t.Helper()
+	if err := c.Send(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// try runs a command and returns what it printed and whether it succeeded.
+func (r root) try(command string) (string, bool) {
+	r.Helper()
+	// The quotes keep the echo of the command from looking like its end.
+	send(r.T, r.m.Serial, "echo 'be''gin'; "+command+"\necho 'e''nd' $?\n")
+	got, err := r.m.Serial.Expect(`(?s)begin\n(.*?)end (\d+)\n`, commandWithin)
+	if err != nil {
+		r.Fatalf("%s: %v", command, err)
+	}
+	return got[1], got[2] == "0"
+}
+
+// run runs a command that must succeed.
+func (r root) run(command string) string {
+	r.Helper()
+	out, ok := r.try(command)
+	if !ok {
+		r.Errorf("%s fails and prints\n%s", command, out)
+	}
+	return out
+}
+
+// want runs a command that must succeed and print something.
+func (r root) want(command, text string) {
+	r.Helper()
+	if out := r.run(command); !strings.Contains(out, text) {
+		r.Errorf("%s prints\n%s\nwant %q", command, out, text)
+	}
+}
+
+// One machine shows what people do with the installed system.
+func TestDevice(t *testing.T) {
+	t.Parallel()
+	disk := installedDisk(t)
+	m := start(t, vmtest.Options{Disks: []vmtest.Disk{{Path: disk}}, Watchdog: true})
+	expect(t, m, loginPrompt, menuWithin+bootWithin)
+	r := rootLogin(t, m)
+	testSSH(t, m)
+	testTools(r)
+	testDatabase(r)
+	testStatus(r)
+	testPersistence(r)
+
+	if err := m.Agent("guest-shutdown", nil, nil, commandWithin); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WaitFor(offWithin); err != nil {
+		t.Fatal(err)
+	}
+	checkInstalled(t, disk)
+}
+
+// OS-C5.
+func testSSH(t *testing.T, m *vmtest.Machine) {
+	t.Helper()
+	s := login(t, m)
+	if out, err := s.Run("id -un", "", commandWithin); err != nil || out != "admin\n" {
+		t.Errorf("id -un prints %q, %v; want admin", out, err)
+	}
+	if v, err := s.SFTPVersion(); err != nil || v < 3 {
+		t.Errorf("SFTPVersion() = %d, %v; want 3", v, err)
+	}
+	shell, err := s.Shell()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(t, shell, "su root\n")
+	if _, err := shell.Expect(`assword:`, commandWithin); err != nil {
+		t.Fatal(err)
+	}
+	send(t, shell, "iplinux\n")
+	send(t, shell, "echo uid=`id -u`\n")
+	if _, err := shell.Expect(`uid=0\b`, commandWithin); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), commandWithin)
+	defer cancel()
+	if _, err := vmtest.DialSSH(ctx, m.Addr(22), "root", "iplinux"); !vmtest.IsRefused(err) {
+		t.Errorf("DialSSH(root) = %v; want a refusal", err)
+	}
+}
+
+// OS-F5, OS-F4.
+func testTools(r root) {
+	r.Helper()
+	r.want("df -h", "/mnt/sda2")
+	r.want("du -sh /apps", "/apps")
+	r.want("ps aux", "postgres")
+	r.run("cd /tmp && echo hello > f && tar -cf f.tar f && xz f.tar && tar -xJf f.tar.xz && chown admin f && cd /")
+	r.run("command -v scp && command -v wget && command -v reindexdb && command -v vacuumdb")
+	r.run("cp /etc/hostname /tmp/w && wget -q -O /dev/null file:///tmp/w || wget --help 2>&1 | grep -q Usage")
+	r.want("e2fsck -V 2>&1", "e2fsck 1.4")
+	r.want("ip address", "eth0")
+	r.run("tcpdump --version 2>&1 | grep -q libpcap")
+	r.run("sleep 600 & sleep 1; cd /tmp && gdb --pid $! -ex gcore --batch > gdb.log 2>&1; ls core.* && kill $!; rm -f core.*; cd /")
+	r.want("readlink -f /var/log", "log")
+	r.run("test -d /mnt/sda2/pgsql && test -d /mnt/sda2/log && test -d /home/admin && test -x /etc/init.d/S50postgresql")
+	r.want("cat /mnt/sda1/label", "\n")
+}
+
+// OS-F5: databases are made, dumped and restored.
+func testDatabase(r root) {
+	r.Helper()
+	const as = "cd /tmp && sudo -u postgres "
+	r.run(as + "createdb one")
+	r.run(as + "psql -q one -c 'create table t as select generate_series(1,1000) n'")
+	r.run(as + "pg_dump -Fc -f /tmp/one.dump one")
+	r.run(as + "createdb two")
+	r.run(as + "pg_restore -d two /tmp/one.dump")
+	r.want(as+"psql -At two -c 'select sum(n) from t'", "500500")
+	r.run(as + "reindexdb -q two")
+	r.run(as + "vacuumdb -q two")
+	r.want(as+"psql -At -c 'show data_checksums'", "on")
+	r.want(as+"psql -At -c 'show server_encoding'", "UTF8")
+}
+
+// What the device says about itself.
+func testStatus(r root) {
+	r.Helper()
+	r.want("apagent status", "finished")
+	r.want("apagent status --json", `"board"`)
+}
+
+// OS-C6, OS-C7: address and keymap survive a restart.
+func testPersistence(r root) {
+	r.Helper()
+	r.want("setip --help 2>&1", "--gateway")
+	if out, ok := r.try("setip --addr=10.0.2.300 --mask=255.255.255.0"); ok {
+		r.Errorf("setip takes the address 10.0.2.300 and prints %s", out)
+	}
+	r.run("setip --addr=10.0.2.77 --mask=255.255.255.0 --gateway=10.0.2.2 --dns1=10.0.2.3")
+	r.want("ip -4 address show eth0", "10.0.2.77/24")
+	r.run("loadkeys de")
+	send(r.T, r.m.Serial, "reboot\n")
+	expect(r.T, r.m, saysSystem, offWithin+menuWithin)
+	expect(r.T, r.m, loginPrompt, bootWithin)
+
+	r = rootLogin(r.T, r.m)
+	r.want("ip -4 address show eth0", "10.0.2.77/24")
+	r.want("ip route", "default via 10.0.2.2")
+	r.want("cat /etc/resolv.conf", "10.0.2.3")
+	r.want("dumpkeys | grep 'keycode  21 ='", "z") // y on the keyboards of the US
+	r.want("cd /tmp && sudo -u postgres psql -At two -c 'select count(*) from t'", "1000")
+	r.run("setip --dhcp")
+	r.want("ip -4 address show eth0", "10.0.2.15/24")
+	if err := r.m.Agent("guest-ping", nil, nil, 30*time.Second); err != nil {
+		r.Error(err)
+	}
+}
+
+// OS-D1, OS-D4: the rescue system is chosen from the menu and repairs file
+// systems.
+func TestRescue(t *testing.T) {
+	t.Parallel()
+	disk := installedDisk(t)
+	m := start(t, vmtest.Options{Disks: []vmtest.Disk{{Path: disk}}})
+	expect(t, m, `rescue/setup(?s:.*)App Platform`, menuWithin)
+	send(t, m.Serial, "\x1b[A\r")
+	expect(t, m, saysRescue, menuWithin)
+	expect(t, m, `Press a key here`, bootWithin)
+	send(t, m.Serial, " ")
+	expect(t, m, loginPrompt, bootWithin)
+	r := rootLogin(t, m)
+	for _, number := range []int{partitions.Data, partitions.Rootfs} {
+		r.run(fmt.Sprintf("umount /dev/sda%d 2> /dev/null; e2fsck -p -f /dev/sda%[1]d", number))
+	}
+	for _, tool := range []string{"vi", "mount", "dd", "wget", "ip", "resize2fs", "scp", "less", "ps", "dmesg"} {
+		r.run("command -v " + tool)
+	}
+	r.want("grep default= /boot/grub/grub.cfg", "set default=1")
+	send(t, m.Serial, "reboot\n")
+	expect(t, m, saysSystem, offWithin+menuWithin)
+	expect(t, m, loginPrompt, bootWithin)
+	powerOff(t, m)
+	checkInstalled(t, disk)
+}
