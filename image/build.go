@@ -189,7 +189,7 @@ func (b *build) files() ([]rootfs.File, error) {
 
 func (b *build) input(pkgs []archive.Package) (rootfs.Input, error) {
 	files, err := b.files()
-	return rootfs.Input{Repo: b.repo.fs, Board: b.Board, Debs: b.debs(pkgs), Files: files, Log: b.report.note}, err
+	return rootfs.Input{Repo: b.repo.fs, Board: b.Board, Debs: b.debs(pkgs), Files: files, Memo: b.cache.Path("unpacked"), Log: b.report.note}, err
 }
 
 // ramdiskOptions describe the ramdisk's file system. Its full size costs the
@@ -511,6 +511,7 @@ func (b *build) finish(context.Context) (*Result, error) {
 	b.cache.Keep("packed", 4)
 	b.cache.Keep("ramdisks", 8)
 	b.cache.Keep("agents", 8)
+	b.cache.Keep("unpacked", 6)
 	return r, nil
 }
 

@@ -75,7 +75,7 @@ func TestUnpack(t *testing.T) {
 	gone := Deb{Package: archive.Package{Name: "perl"}, Path: "/nowhere/perl.deb"}
 	r := parseRules(t, "skip perl # never opened\nkeep **/copyright # licence\ndrop usr/share/doc/** # documentation")
 
-	tree, err := unpack(context.Background(), []Deb{gone, shell}, r)
+	tree, err := unpack(context.Background(), []Deb{gone, shell}, r, memo{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestUnpackRefuses(t *testing.T) {
 		{"package missing", []Deb{{Package: archive.Package{Name: "x"}, Path: "/nowhere/x.deb"}}, "", "/nowhere/x.deb"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := unpack(context.Background(), c.debs, parseRules(t, c.rules))
+			_, err := unpack(context.Background(), c.debs, parseRules(t, c.rules), memo{})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("unpack() = %v; want an error with %q", err, c.want)
 			}
@@ -130,7 +130,7 @@ func TestUnpackStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	deb := makeDeb(t, "one", content{regular("bin/tool", 0o755, "1")})
-	if _, err := unpack(ctx, []Deb{deb}, &rules{}); err == nil {
+	if _, err := unpack(ctx, []Deb{deb}, &rules{}, memo{}); err == nil {
 		t.Error("unpack() with a cancelled context succeeds; want its error")
 	}
 }

@@ -25,6 +25,9 @@ type Input struct {
 	Debs []Deb
 	// Files are those that only this build knows: the agent, platform.json.
 	Files []File
+	// Memo is a folder that remembers unpacked packages from one build to the
+	// next; empty remembers nothing.
+	Memo string
 	// Log is told what happens, a line each; it may be nil.
 	Log func(string)
 }
@@ -64,7 +67,11 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 	if err != nil {
 		return nil, err
 	}
-	t, err := unpack(ctx, in.Debs, r)
+	memo, err := openMemo(in.Memo, in.Repo, system)
+	if err != nil {
+		return nil, err
+	}
+	t, err := unpack(ctx, in.Debs, r, memo)
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ type file struct {
 
 // unpack puts the files of all packages that the rules take into a new tree.
 // Packages skipped whole are not even opened.
-func unpack(ctx context.Context, debs []Deb, r *rules) (*Tree, error) {
+func unpack(ctx context.Context, debs []Deb, r *rules, m memo) (*Tree, error) {
 	taken := slices.DeleteFunc(slices.Clone(debs), func(d Deb) bool { return !r.takes(d.Name) })
 	slices.SortFunc(taken, func(a, b Deb) int { return strings.Compare(a.Name, b.Name) })
 	unpacked := make([][]file, len(taken))
@@ -48,7 +48,7 @@ func unpack(ctx context.Context, debs []Deb, r *rules) (*Tree, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, i := range queue {
 		group.Go(func() (err error) {
-			unpacked[i], err = readDeb(ctx, taken[i], r)
+			unpacked[i], err = m.readDeb(ctx, taken[i], r)
 			return err
 		})
 	}
@@ -68,28 +68,28 @@ func unpack(ctx context.Context, debs []Deb, r *rules) (*Tree, error) {
 	return t, nil
 }
 
-// readDeb reads the files of one package that the rules keep. Folders are not
-// among them: they follow from the files, and their modes from the permissions
-// table.
-func readDeb(ctx context.Context, d Deb, r *rules) ([]file, error) {
+// readDeb reads the files of one package that the rules keep, and the names of
+// all. Folders are not among them: they follow from the files, and their modes
+// from the permissions table.
+func readDeb(ctx context.Context, d Deb, r *rules) (files []file, names []string, err error) {
 	deb, err := archive.OpenDeb(d.Path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer deb.Close()
-	var files []file
 	for data := deb.Data(); ctx.Err() == nil; {
 		h, err := data.Next()
 		if errors.Is(err, io.EOF) {
-			return files, nil
+			return files, names, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot unpack %s: %w", d.Package, err)
+			return nil, nil, fmt.Errorf("cannot unpack %s: %w", d.Package, err)
 		}
 		name := merged(h.Name)
 		if h.Typeflag == tar.TypeDir {
 			continue
 		}
+		names = append(names, name)
 		kept, loaded := r.keeps(name)
 		if !kept {
 			continue
@@ -106,18 +106,18 @@ func readDeb(ctx context.Context, d Deb, r *rules) ([]file, error) {
 			e.HardLink = merged(h.Linkname)
 			i := slices.IndexFunc(files, func(f file) bool { return f.path == e.HardLink })
 			if i < 0 {
-				return nil, fmt.Errorf("cannot unpack %s: rules keep /%s and drop /%s, of which it is another name", d.Package, name, e.HardLink)
+				return nil, nil, fmt.Errorf("cannot unpack %s: rules keep /%s and drop /%s, of which it is another name", d.Package, name, e.HardLink)
 			}
 			e.Mode = files[i].Mode
 		default:
 			err = fmt.Errorf("unknown type %q", h.Typeflag)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot unpack %s: %s: %w", d.Package, name, err)
+			return nil, nil, fmt.Errorf("cannot unpack %s: %s: %w", d.Package, name, err)
 		}
 		files = append(files, file{name, e})
 	}
-	return nil, ctx.Err()
+	return nil, nil, ctx.Err()
 }
 
 // merged is the path of a package's file after Debian's merge of /bin, /sbin

@@ -19,7 +19,20 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 }
 
 // WriteFunc replaces path by what fill writes. When fill fails, path is as before.
-func WriteFunc(path string, mode fs.FileMode, fill func(io.Writer) error) (err error) {
+func WriteFunc(path string, mode fs.FileMode, fill func(io.Writer) error) error {
+	return write(path, mode, fill, true)
+}
+
+// WriteQuick is Write for files whose reader notices damage and makes them
+// again: it waits for no disk, so only a power cut can leave them broken.
+func WriteQuick(path string, data []byte, mode fs.FileMode) error {
+	return write(path, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	}, false)
+}
+
+func write(path string, mode fs.FileMode, fill func(io.Writer) error, durable bool) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -37,14 +50,19 @@ func WriteFunc(path string, mode fs.FileMode, fill func(io.Writer) error) (err e
 	if err := f.Chmod(mode); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
+	if durable {
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("cannot write %s: %w", path, err)
+		}
 	}
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	if !durable {
+		return nil
 	}
 	return SyncDir(dir)
 }

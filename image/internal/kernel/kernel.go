@@ -247,7 +247,7 @@ func (m *maker) configure(ctx context.Context, asked []option, objects string) e
 	}
 	if lost := dropped(asked, string(config)); len(lost) > 0 {
 		return hint.Errorf("an option may have been renamed or depends on one that is off: look it up in the kernel's Kconfig files",
-			"%d options did not take:\n  %s", len(lost), strings.Join(lost, "\n  "))
+			"%d kernel options did not take:\n  %s", len(lost), strings.Join(lost, "\n  "))
 	}
 	if string(old) == string(config) {
 		return os.Chtimes(path, before.ModTime(), before.ModTime())

@@ -169,12 +169,12 @@ func TestRealConfiguration(t *testing.T) {
 	if err := configure(fragments); err != nil {
 		t.Errorf("the options of the repository: %v", err)
 	}
-	// FTRACE_SYSCALLS exists, but what it depends on is off.
-	err = configure(append(fragments, Fragment{"extra.config", "# An extra.\nCONFIG_NO_SUCH_THING=y\nCONFIG_KALLSYMS_SELFTEST=y\n"}))
+	// The second exists, but only for processors of 32 bits.
+	err = configure(append(fragments, Fragment{"extra.config", "# An extra.\nCONFIG_NO_SUCH_THING=y\nCONFIG_X86_PAE=y\n"}))
 	if err == nil {
 		t.Fatal("an option that does not exist takes")
 	}
-	for _, want := range []string{"2 options did not take", "extra.config:2: CONFIG_NO_SUCH_THING=y (is n)", "extra.config:3: CONFIG_KALLSYMS_SELFTEST=y (is n)", "\nhint: "} {
+	for _, want := range []string{"2 kernel options did not take", "extra.config:2: CONFIG_NO_SUCH_THING=y (is n)", "extra.config:3: CONFIG_X86_PAE=y (is n)", "\nhint: "} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("configure() = %v\nwant %q in it", err, want)
 		}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"appplatform/internal/run"
+)
+
+// Budgets of a build from cached packages, as parts of the peer's time.
+const (
+	rootfsBudget = 1.0 / 4
+	imageBudget  = 3.0 / 4
+)
+
+// askBuild answers two questions with the same runs: how long until there is a
+// root file system, and how long until there is an image.
+func askBuild(ctx context.Context, l *lab, r *report) error {
+	p, err := newPeer(ctx, l)
+	if err != nil {
+		return err
+	}
+	var rootfs, images, unpacked []pair
+	for i := range l.runs {
+		l.log(fmt.Sprintf("build %d of %d: ours", i+1, l.runs))
+		b, err := l.coldBuild(ctx)
+		if err != nil {
+			return err
+		}
+		ours, err := b.rootfs()
+		if err != nil {
+			return err
+		}
+		l.log(fmt.Sprintf("build %d of %d: mmdebstrap", i+1, l.runs))
+		extracted, err := p.rootfs(ctx, "extract")
+		if err != nil {
+			return err
+		}
+		made, err := p.rootfs(ctx, "essential")
+		if err != nil {
+			return err
+		}
+		packed, err := p.pack(ctx)
+		if err != nil {
+			return err
+		}
+		rootfs = append(rootfs, pair{ours, made})
+		images = append(images, pair{b.took, made + packed})
+		unpacked = append(unpacked, pair{ours, extracted})
+	}
+	agent, err := l.coldAgent(ctx)
+	if err != nil {
+		return err
+	}
+	const seconds = "%.1f s"
+	r.title("1. Cached packages to root file system (%d packages; %d more that only dpkg needs are the peer's)", len(p.names), p.added)
+	r.pairs("mmdebstrap + mke2fs", seconds, rootfs)
+	r.budget("median ratio, root file system", "%.3f", median(each(rootfs, pair.ratio)), rootfsBudget)
+	best := unpacked[0]
+	for _, u := range unpacked {
+		if u.ratio() < best.ratio() {
+			best = u
+		}
+	}
+	r.note("For the record: mmdebstrap --variant=extract, which unpacks and configures nothing, with mke2fs: "+seconds+", ours "+seconds+", median ratio %.3f.",
+		best.peer, best.ours, median(each(unpacked, pair.ratio)))
+	r.note("Ours contains the agent's linking. With Go's own cache empty as well, compiling it takes "+seconds+" more.", agent)
+
+	r.title("2. Cached packages and kernel to finished image")
+	r.pairs("mmdebstrap + mke2fs + xz -6 -T2", seconds, images)
+	r.budget("median ratio, image", "%.3f", median(each(images, pair.ratio)), imageBudget)
+	return l.noteContents(r)
+}
+
+// noteContents says what the two sides carry: ours leaves out what no device
+// needs.
+func (l *lab) noteContents(r *report) error {
+	raw, err := os.Stat(l.raw())
+	if err != nil {
+		return err
+	}
+	packed, err := os.Stat(l.raw() + ".xz")
+	if err != nil {
+		return err
+	}
+	var ours int64
+	for _, part := range l.image.Parts {
+		if part.Name == "packed rootfs" {
+			ours = part.Size
+		}
+	}
+	r.note("Packed root file system: ours %.1f MB (rules drop what no device needs), the peer's %.1f MB (of %.0f MB).",
+		float64(ours)/1e6, float64(packed.Size())/1e6, float64(raw.Size())/1e6)
+	return nil
+}
+
+// coldAgent is how long Go takes to compile the agent with an empty cache.
+func (l *lab) coldAgent(ctx context.Context) (float64, error) {
+	dir := filepath.Join(l.work, "go-cache")
+	defer os.RemoveAll(dir)
+	return timed(func() error {
+		cmd := l.agentCommand(ctx, os.DevNull)
+		cmd.Env = append(cmd.Env, "GOCACHE="+dir)
+		return run.Wait(cmd)
+	})
+}
+
+// agentCommand compiles the agent as the builder does.
+func (l *lab) agentCommand(ctx context.Context, out string, env ...string) *exec.Cmd {
+	cmd := run.Command(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
+	cmd.Dir = l.copy
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"), env...)
+	return cmd
+}
