@@ -15,6 +15,7 @@ import (
 	"appplatform/archive"
 	"appplatform/boards"
 	"appplatform/image/internal/kernel"
+	"appplatform/internal/hint"
 	"appplatform/rootfs"
 	"appplatform/tooltree"
 )
@@ -93,21 +94,26 @@ func (l *Lock) Encode() ([]byte, error) {
 func ReadLock(path string) (*Lock, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the lock: %w", err)
+		return nil, hint.Errorf("apimage lock BOARD writes one, and every build puts one beside its image", "cannot read the lock: %w", err)
 	}
+	l, err := parseLock(text)
+	if err != nil {
+		return nil, hint.Errorf("a lock is not for editing: apimage lock BOARD writes a new one", "cannot use the lock %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func parseLock(text []byte) (*Lock, error) {
 	var l Lock
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&l); err != nil {
-		return nil, fmt.Errorf("cannot read the lock %s: %w", path, err)
+		return nil, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("cannot read the lock %s: text behind the closing brace", path)
+		return nil, errors.New("text behind the closing brace")
 	}
-	if err := l.check(); err != nil {
-		return nil, fmt.Errorf("cannot use the lock %s: %w", path, err)
-	}
-	return &l, nil
+	return &l, l.check()
 }
 
 func (l *Lock) check() error {

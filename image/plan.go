@@ -18,6 +18,7 @@ import (
 	"appplatform/bundle"
 	"appplatform/image/internal/kernel"
 	"appplatform/internal/cache"
+	"appplatform/internal/hint"
 	"appplatform/partitions"
 	"appplatform/rootfs"
 	"appplatform/tooltree"
@@ -156,7 +157,7 @@ func readLabel(repo fs.FS) (string, error) {
 // that newer and older can be told (130006).
 func checkLabel(label string) error {
 	if len(label) != 6 || strings.Trim(label, "0123456789") != "" {
-		return fmt.Errorf("the label %q is not an image number of six digits", label)
+		return hint.Errorf("give one like 160001 with --label, or in "+labelFile, "the label %q is not an image number of six digits", label)
 	}
 	return nil
 }

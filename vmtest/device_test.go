@@ -38,8 +38,9 @@ func send(t *testing.T, c *vmtest.Console, text string) {
 // try runs a command and returns what it printed and whether it succeeded.
 func (r root) try(command string) (string, bool) {
 	r.Helper()
-	// The quotes keep the echo of the command from looking like its end.
-	send(r.T, r.m.Serial, "echo 'be''gin'; "+command+"\necho 'e''nd' $?\n")
+	// The quotes keep the echo of the line from looking like its output; one
+	// line, since sudo swallows what is typed ahead.
+	send(r.T, r.m.Serial, "echo 'be''gin'; "+command+"; echo 'e''nd' $?\n")
 	got, err := r.m.Serial.Expect(`(?s)begin\n(.*?)end (\d+)\n`, commandWithin)
 	if err != nil {
 		r.Fatalf("%s: %v", command, err)

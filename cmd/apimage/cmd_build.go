@@ -94,7 +94,7 @@ func (f *buildFlags) build(ctx context.Context, a *app, board string) error {
 	show := newProgress(a.stderr)
 	if f.json {
 		enc := json.NewEncoder(a.stdout)
-		show = &progress{event: func(e image.Event) { _ = enc.Encode(e) }}
+		show = &progress{event: func(e image.Event) { _ = enc.Encode(e) }, close: func() {}}
 	}
 	defer show.close()
 	plan, err := f.plan(ctx, a, board, show.event)

@@ -10,21 +10,22 @@ import (
 	"slices"
 )
 
-// copyTree copies files, folders and links, but not what has one of the names.
+// copyTree copies files, folders and links, but not those whose path below from
+// fits one of the patterns.
 func copyTree(to, from string, but ...string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if path != from && slices.Contains(but, e.Name()) {
+		below, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(but, func(pattern string) bool { m, _ := filepath.Match(pattern, below); return m }) {
 			if e.IsDir() {
 				return fs.SkipDir
 			}
 			return nil
-		}
-		below, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
 		}
 		target := filepath.Join(to, below)
 		switch {

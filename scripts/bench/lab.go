@@ -128,7 +128,7 @@ func (l *lab) freshCache() (home string, err error) {
 		}
 	}
 	// What apt answered is left behind: resolving is part of a build.
-	if err := copyTree(filepath.Join(root, "apt"), l.cache.Path("apt"), "resolved", "lock"); err != nil {
+	if err := copyTree(filepath.Join(root, "apt"), l.cache.Path("apt"), "*/resolved"); err != nil {
 		return "", fmt.Errorf("cannot copy the package index: %w", err)
 	}
 	return home, moveSettings(filepath.Join(root, "apt"), l.cache.Path("apt"))

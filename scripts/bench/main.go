@@ -17,7 +17,7 @@ import (
 	"syscall"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(benchMain(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // A question is one table, or two that come from the same runs.
 type question struct {
@@ -53,7 +53,7 @@ EXIT STATUS
 `)
 }
 
-func run(args []string, stdout, stderr io.Writer) int {
+func benchMain(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	board := flags.String("board", "x86_64", "`board` to build")

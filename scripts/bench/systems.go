@@ -184,4 +184,3 @@ func (l *lab) stockAge() string {
 	}
 	return info.ModTime().Format(time.DateOnly)
 }
-

@@ -1,0 +1,207 @@
+package image_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"appplatform/bundle"
+	"appplatform/internal/cache"
+)
+
+// other is the user that the second build runs as when the test may choose.
+const other = 65534
+
+// TestReproducible builds an image twice from one lock and key: as two users,
+// in two folders, with two caches, umasks and time zones. Packages and the
+// kernel, which takes a quarter of an hour, are shared; everything else is made
+// anew.
+func TestReproducible(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a whole image: make test runs it")
+	}
+	repo, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "reproducible") // t.TempDir is closed to other users.
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cache.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	apimage := filepath.Join(dir, "apimage")
+	run(t, exec.Command("go", "build", "-trimpath", "-o", apimage, "../cmd/apimage"))
+	key := writeKey(t, dir)
+	lock := filepath.Join(dir, "image.lock")
+	run(t, exec.Command(apimage, "lock", "-o", lock, "--repo", repo, "--key", key, "x86_64"))
+	open(t, dir)
+
+	first := filepath.Join(dir, "first")
+	build := exec.Command(apimage, "build", "--repo", repo, "--out", first, "--locked", lock, "--key", key, "x86_64")
+	build.Env = append(os.Environ(), "TZ=America/New_York", "LC_ALL=C")
+	run(t, build)
+
+	home := filepath.Join(dir, "home")
+	checkout := filepath.Join(home, "another checkout")
+	copyCheckout(t, repo, checkout)
+	shareCache(t, filepath.Join(home, ".cache", "app-platform"))
+	second := filepath.Join(checkout, "out")
+	build = exec.Command("/bin/sh", "-c", `umask 077 && exec "$@"`, "sh",
+		apimage, "build", "--out", second, "--locked", lock, "--key", key, "x86_64")
+	build.Dir = checkout
+	build.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8", "GOPROXY=" + goenv(t, "GOPROXY"), "GOSUMDB=" + goenv(t, "GOSUMDB"), "GOFLAGS=-modcacherw"}
+	if os.Geteuid() == 0 {
+		chown(t, home)
+		build.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
+	}
+	run(t, build)
+
+	for _, name := range []string{".img", ".qcow2", ".manifest.json", ".manifest.json.minisig", ".lock"} {
+		name = "app-platform-x86_64" + name
+		if a, b := sum(t, filepath.Join(first, name)), sum(t, filepath.Join(second, name)); a != b {
+			t.Errorf("%s of the two builds differ: %x and %x", name, a, b)
+		}
+	}
+}
+
+func run(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
+}
+
+func goenv(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(bytes.TrimSpace(out))
+}
+
+func writeKey(t *testing.T, dir string) string {
+	t.Helper()
+	pair, err := bundle.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "release.key")
+	for name, text := range map[string][]byte{path: pair.Private, filepath.Join(dir, "release.pub"): pair.Public} {
+		if err := os.WriteFile(name, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// open lets the other user into the folder.
+func open(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyCheckout copies the files that git knows or would, with times of now.
+func copyCheckout(t *testing.T, from, to string) {
+	t.Helper()
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = from
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		copyFile(t, filepath.Join(from, name), filepath.Join(to, name))
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	info, err := os.Stat(from)
+	if os.IsNotExist(err) {
+		return // deleted, but git still lists it
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, text, info.Mode().Perm()&0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shareCache gives the second build the first one's packages and kernels.
+func shareCache(t *testing.T, to string) {
+	t.Helper()
+	c, err := cache.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"pool", "kernels"} {
+		from := c.Path(dir)
+		err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			rel, err := filepath.Rel(from, path)
+			if err != nil {
+				return err
+			}
+			target := filepath.Join(to, dir, rel)
+			if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+				return err
+			}
+			copyFile(t, path, target)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func chown(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, other, other)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sum(t *testing.T, path string) [sha256.Size]byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
