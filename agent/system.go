@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/block"
@@ -15,17 +16,12 @@ import (
 type system struct{ block.BLKPG }
 
 func (system) Mount(source, target, fstype string, flags uintptr, data string) error {
-	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
-		return fmt.Errorf("cannot mount %s at %s: %w", source, target, err)
-	}
-	return nil
+	_, err := mount.Mount(source, target, fstype, data, flags)
+	return err // It says what was to be mounted where.
 }
 
 func (system) Unmount(target string) error {
-	if err := unix.Unmount(target, 0); err != nil {
-		return fmt.Errorf("cannot unmount %s: %w", target, err)
-	}
-	return nil
+	return mount.Unmount(target, false, false)
 }
 
 func (system) Mounted(target string) bool {

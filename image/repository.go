@@ -58,13 +58,7 @@ func (r *repository) hash(keep func(path string) bool, names ...string) (string,
 			if err != nil {
 				return err
 			}
-			if e.IsDir() {
-				if keep != nil && strings.HasPrefix(e.Name(), ".") && path != "." {
-					return fs.SkipDir
-				}
-				return nil
-			}
-			if keep != nil && !keep(path) {
+			if e.IsDir() || keep != nil && !keep(path) {
 				return nil
 			}
 			return r.hashFile(h, path, e)

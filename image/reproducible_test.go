@@ -3,6 +3,8 @@ package image_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"appplatform/bundle"
 	"appplatform/internal/cache"
@@ -192,6 +196,8 @@ func chown(t *testing.T, dir string) {
 	}
 }
 
+// sum names the content of a sparse file: the data that is not zero and where
+// it lies. Which zeros are holes does not count.
 func sum(t *testing.T, path string) [sha256.Size]byte {
 	t.Helper()
 	f, err := os.Open(path)
@@ -199,9 +205,30 @@ func sum(t *testing.T, path string) [sha256.Size]byte {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		t.Fatal(err)
+	}
+	h := sha256.New()
+	fmt.Fprintln(h, info.Size())
+	block, zero := make([]byte, 1<<20), make([]byte, 1<<20)
+	for at := int64(0); at < info.Size(); at += int64(len(block)) {
+		data, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // Only a hole is left.
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = data / int64(len(block)) * int64(len(block))
+		n, err := f.ReadAt(block, at)
+		if err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(block[:n], zero[:n]) {
+			fmt.Fprintln(h, at)
+			h.Write(block[:n])
+		}
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }

@@ -5,9 +5,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
+
+	"golang.org/x/term"
 
 	"appplatform/image"
+	"appplatform/internal/hint"
 	"appplatform/tooltree"
 )
 
@@ -43,10 +48,12 @@ func (a *app) tool(ctx context.Context, kind string, folders, args []string) err
 	if home, err := os.UserHomeDir(); err == nil && home != "/" {
 		folders = append(folders, home)
 	}
+	known := false
 	for _, k := range tooltree.Kinds {
 		if kind != "" && k.Name != kind {
 			continue
 		}
+		known = true
 		tree, err := image.OpenTools(ctx, archive, k, nil)
 		if err != nil {
 			return err
@@ -54,10 +61,25 @@ func (a *app) tool(ctx context.Context, kind string, folders, args []string) err
 		if !tree.Has(args[0]) {
 			continue
 		}
-		return toolError(tree.Run(ctx, tooltree.Cmd{
+		return a.use(ctx, tree, tooltree.Cmd{
 			Args: args, Dir: dir, Writable: folders,
 			Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
-		}))
+		})
 	}
-	return fmt.Errorf("cannot find the tool %q in the build tools", args[0])
+	if !known {
+		return usagef("no set of tools %q", kind)
+	}
+	return hint.Errorf("apimage tool --kind KIND ls /usr/bin /usr/sbin lists a set of tools", "cannot find the tool %q in the build tools", args[0])
+}
+
+// use runs a tool in our place. An interrupt from a terminal reaches it without
+// us, and what it means is for the tool to say.
+func (a *app) use(ctx context.Context, tree *tooltree.Tree, c tooltree.Cmd) error {
+	ends := []os.Signal{syscall.SIGTERM, syscall.SIGHUP}
+	if f, ok := a.stdin.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		ends = append(ends, os.Interrupt)
+	}
+	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), ends...)
+	defer stop()
+	return toolError(tree.Run(ctx, c))
 }

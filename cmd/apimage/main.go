@@ -16,6 +16,7 @@ import (
 
 	"appplatform/archive"
 	"appplatform/internal/cache"
+	"appplatform/internal/hint"
 	"appplatform/internal/run"
 )
 
@@ -105,7 +106,8 @@ func (c command) run(args []string, a *app) int {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		err = do(ctx, a, flags.Args())
-		if err != nil && ctx.Err() != nil {
+		var tool *toolExit
+		if err != nil && ctx.Err() != nil && !errors.As(err, &tool) {
 			fmt.Fprintln(a.stderr, "apimage: interrupted; what is finished is kept in the cache")
 			return exitSignal
 		}
@@ -140,16 +142,21 @@ func (c command) report(err error, a *app) int {
 	if errors.As(err, &tool) {
 		return tool.code
 	}
-	fmt.Fprintf(a.stderr, "apimage: %v\n", err)
-	if errors.Is(err, syscall.ENOSPC) {
-		fmt.Fprintln(a.stderr, "hint: make room on that disk, or set XDG_CACHE_HOME to a folder on another one; what is finished is kept")
+	if full(err) && !hint.In(err) {
+		err = hint.Errorf(hint.NoSpace, "%w", err)
 	}
+	fmt.Fprintf(a.stderr, "apimage: %v\n", err)
 	var wrong usageError
 	if errors.As(err, &wrong) {
 		fmt.Fprintf(a.stderr, "hint: apimage %s --help\n", c.name)
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// full reports whether a disk is full, for us or for a tool.
+func full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || strings.Contains(err.Error(), "No space left on device")
 }
 
 // archive opens Debian's archive and the cache.
