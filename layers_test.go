@@ -3,7 +3,9 @@
 package layers
 
 import (
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -80,5 +82,32 @@ func TestModulesOnDevice(t *testing.T) {
 		if !slices.Contains(onDevice, module) {
 			t.Errorf("apagent links the module %s, which is not in the list of what may reach a device", module)
 		}
+	}
+}
+
+// TestDocsNameRealTests keeps docs/compat.md true: each test that it names is
+// one of the package it names before.
+func TestDocsNameRealTests(t *testing.T) {
+	text, err := os.ReadFile("docs/compat.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`([a-z/0-9]+): |(Test[A-Za-z0-9]+)")
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		dir := ""
+		for _, m := range names.FindAllStringSubmatch(line, -1) {
+			if m[1] != "" {
+				dir = m[1]
+				continue
+			}
+			n++
+			if out, err := exec.Command("grep", "-rlE", "^func "+m[2]+`\(`, "--include=*_test.go", dir).Output(); err != nil || len(out) == 0 {
+				t.Errorf("docs/compat.md names %s in %s, which is not there", m[2], dir)
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("docs/compat.md names no test")
 	}
 }

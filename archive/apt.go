@@ -49,12 +49,12 @@ type Resolution struct {
 
 // Resolve asks apt for the exact packages that satisfy the request today.
 func (a *Archive) Resolve(ctx context.Context, r Request) (*Resolution, error) {
-	unlock, err := a.Cache.Lock("apt-"+r.Arch, func() { a.logf("waiting for another build that reads the package index of %s", r.Arch) })
+	dir := a.aptDir(r.Arch)
+	unlock, err := a.Cache.Lock("apt-"+filepath.Base(dir), func() { a.logf("waiting for another build that reads the package index of %s", r.Arch) })
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	dir := a.aptDir(r.Arch)
 	index, err := a.update(ctx, dir, r)
 	if err != nil {
 		return nil, err

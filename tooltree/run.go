@@ -66,6 +66,10 @@ func (t *Tree) Run(ctx context.Context, c Cmd) error {
 		return err
 	}
 	err = run.Wait(cmd)
+	var exit *run.ExitError
+	if errors.As(err, &exit) {
+		exit.Name = filepath.Base(c.Args[0]) // and not ours
+	}
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
 		return namespaceError(err)
 	}

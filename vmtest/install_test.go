@@ -63,13 +63,13 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// Two installed disks with the same contents in one machine: the one that the
-// firmware starts is the one that runs, the other one is not touched.
+// With an installed disk and a new one in a machine, the one that the firmware
+// starts is the one that runs, and the other one is not touched.
 func TestSecondDiskIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for _, firmware := range []vmtest.Firmware{vmtest.BIOS, vmtest.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
-			first, second := installedDisk(t), newDisk(t, factoryImage(t), 0)
+			first, second := installedDisk(t), newDisk(t, factoryImage(t), 4*partitions.GiB)
 			before := judge(t, second, "sha256sum", second)
 			m := start(t, vmtest.Options{Firmware: firmware, Disks: []vmtest.Disk{
 				{Path: first, Controller: vmtest.VirtioBlk}, {Path: second, Controller: vmtest.VirtioBlk},

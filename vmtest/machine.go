@@ -47,11 +47,11 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 	return m, nil
 }
 
-func start(ctx context.Context, o Options) (m *Machine, err error) {
+func start(ctx context.Context, o Options) (_ *Machine, err error) {
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return nil, err
 	}
-	m = &Machine{opts: o, done: make(chan struct{})}
+	m := &Machine{opts: o, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			m.cleanUp()

@@ -191,7 +191,8 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 		}
 		for j, device := range devices {
 			device = fmt.Sprintf(device, id)
-			if j == len(devices)-1 {
+			// QEMU itself starts a kernel as the first thing of all.
+			if j == len(devices)-1 && o.Kernel == "" {
 				device += fmt.Sprintf(",bootindex=%d", i)
 			}
 			args = append(args, "-device", device)

@@ -46,7 +46,9 @@ func (a *app) tool(ctx context.Context, kind string, folders, args []string) err
 	}
 	folders = append(folders, dir)
 	if home, err := os.UserHomeDir(); err == nil && home != "/" {
-		folders = append(folders, home)
+		if _, err := os.Stat(home); err == nil { // A service's user has none.
+			folders = append(folders, home)
+		}
 	}
 	known := false
 	for _, k := range tooltree.Kinds {

@@ -33,7 +33,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	goEnv := goSettings(t)
-	// The cache of who runs the tests: scripts have no home.
+	// The cache of who runs the tests.
 	own, err := cache.Default()
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir) // The go command writes there.
 			e.Setenv("REPO", repo)
 			e.Setenv("APIMAGE", command)
 			e.Setenv("XDG_CACHE_HOME", filepath.Dir(own.Path()))

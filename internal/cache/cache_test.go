@@ -46,7 +46,7 @@ func help(does, root, name string) error {
 	switch does {
 	case "folder":
 		_, err = d.Folder(name, func() { fmt.Println("waiting") }, func(dir string) error {
-			if err := os.WriteFile(filepath.Join(dir, "first"), []byte("first of "+name), 0o444); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("by-%d", os.Getpid())), nil, 0o444); err != nil {
 				return err
 			}
 			stop()
@@ -151,9 +151,12 @@ func TestFolderKilled(t *testing.T) {
 	if got := content(t, d.Path("things/one/second")); got != "second" {
 		t.Errorf("the entry holds %q; want second", got)
 	}
-	names, err := os.ReadDir(d.Path("things"))
-	if err != nil || len(names) != 1 {
-		t.Errorf("things holds %v, %v; want the entry alone", names, err)
+	// Nothing of the killed process is in the entry or beside it.
+	for dir, want := range map[string]int{"things/one": 2, "things": 1} {
+		names, err := os.ReadDir(d.Path(dir))
+		if err != nil || len(names) != want {
+			t.Errorf("%s holds %v, %v; want %d names", dir, names, err, want)
+		}
 	}
 }
 

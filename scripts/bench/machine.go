@@ -29,10 +29,11 @@ const (
 	postgresPort = 5432
 )
 
-// The login that both systems have.
+// The logins that both systems have.
 const (
-	user     = "admin"
-	password = "ipapps"
+	user         = "admin"
+	password     = "ipapps"
+	rootPassword = "iplinux" // not over SSH
 )
 
 // A system is a disk that has been started once and shut down, and how to start
@@ -217,9 +218,10 @@ func readMemory(ctx context.Context, m *vmtest.Machine, st *start) error {
 	return nil
 }
 
-// shutDown presses the power button.
-func shutDown(m *vmtest.Machine) error {
-	if err := m.PowerButton(); err != nil {
+// shutDown ends the machine in good order. Debian's cloud kernel does not hear
+// the power button.
+func shutDown(m *vmtest.Machine, ssh *vmtest.SSH) error {
+	if err := asRoot(ssh, "setsid sh -c 'sleep 2; /usr/sbin/poweroff' > /dev/null 2>&1 < /dev/null &"); err != nil {
 		return err
 	}
 	return m.WaitFor(offWithin)

@@ -50,7 +50,7 @@ func (l *lab) installed(ctx context.Context) (system, error) {
 	if err := asRoot(ssh, openDatabase); err != nil {
 		return s, err
 	}
-	return s, shutDown(m)
+	return s, shutDown(m, ssh)
 }
 
 // asRoot runs a script as root, who cannot log in over SSH.
@@ -69,7 +69,7 @@ func asRoot(ssh *vmtest.SSH, script string) error {
 	if _, err := shell.Expect("[Pp]assword: ", time.Minute); err != nil {
 		return err
 	}
-	if err := shell.Send("iplinux\n"); err != nil {
+	if err := shell.Send(rootPassword + "\n"); err != nil {
 		return err
 	}
 	code, err := shell.Expect(`exit code (\d+)`, startWithin)
@@ -89,7 +89,7 @@ var stockHooks = []string{
 	`printf 'LABEL=stock / ext4 errors=remount-ro 0 1\n' > "$1/etc/fstab"`,
 	`printf '[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n' > "$1/etc/systemd/network/20-dhcp.network"`,
 	`chroot "$1" systemctl enable systemd-networkd`,
-	`chroot "$1" useradd -m -s /bin/bash ` + user + `; echo ` + user + `:` + password + ` | chroot "$1" chpasswd`,
+	`chroot "$1" useradd -m -s /bin/bash ` + user + `; printf '` + user + `:` + password + `\nroot:` + rootPassword + `\n' | chroot "$1" chpasswd`,
 	`echo "listen_addresses = '*'" > "$1/etc/postgresql/17/main/conf.d/bench.conf"`,
 	`echo 'host all all 10.0.2.2/32 trust' >> "$1/etc/postgresql/17/main/pg_hba.conf"`,
 }
@@ -173,7 +173,12 @@ func (l *lab) startStock(ctx context.Context, s system) error {
 	if err := awaitBoth(ctx, m, time.Now(), &st); err != nil {
 		return fmt.Errorf("cannot start %s: %w; its console ends with:\n%s", s.name, err, m.Serial.Tail(20))
 	}
-	return shutDown(m)
+	ssh, err := vmtest.DialSSH(ctx, m.Addr(sshPort), user, password)
+	if err != nil {
+		return err
+	}
+	defer ssh.Close()
+	return shutDown(m, ssh)
 }
 
 // stockAge says when the stock system was made.

@@ -133,6 +133,9 @@ func apply(t *testing.T, image string, p patch) {
 
 // OS-D1, OS-D2, and what happens when a part of an image is missing.
 func TestBoot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts QEMU")
+	}
 	const (
 		rescue = `root=/dev/ram0 ramdisk_size=100000 rw `
 		system = `root=PARTUUID=(?i:` + partitions.FactoryBootUUID + `)/PARTNROFF=2 ro `
@@ -169,6 +172,9 @@ func TestBoot(t *testing.T) {
 // OS-D1: the same menu is on the screen and on the serial port, and both
 // keyboards choose from it.
 func TestMenu(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts QEMU")
+	}
 	for _, test := range []struct {
 		name   string
 		choose func(m *vmtest.Machine) error
