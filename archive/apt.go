@@ -231,9 +231,10 @@ APT::Sandbox::User "%[3]s";
 APT::Get::List-Cleanup "true";
 Acquire::Languages "none";
 Acquire::Retries "3";
+Acquire::http::Proxy "%[4]s";
 Acquire::http::Timeout "30";
 Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-`, dir, arch, sandboxUser())
+`, dir, arch, sandboxUser(), a.Proxy)
 	if err := os.MkdirAll(filepath.Join(dir, "sources"), 0o755); err != nil {
 		return err
 	}

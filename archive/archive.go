@@ -6,9 +6,11 @@ package archive
 import (
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"appplatform/internal/cache"
@@ -62,12 +64,17 @@ type Archive struct {
 	Cache *cache.Dir
 	// Main and Security are the roots (URLs) of the two archives.
 	Main, Security string
+	// Proxy is the http proxy of the host's apt, or empty.
+	Proxy string
 	// Keyring verifies the archives' signatures.
 	Keyring string
 	// Refresh asks for the package indexes again even if they are fresh.
 	Refresh bool
 	// Log is told what happens, a line each.
 	Log func(string)
+
+	clientOnce sync.Once
+	httpClient *http.Client
 
 	// patience is how long a mirror may send nothing; tests have less of it.
 	patience time.Duration

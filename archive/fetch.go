@@ -137,11 +137,22 @@ type goneError struct{ status string }
 
 func (e *goneError) Error() string { return e.status }
 
-// client follows the same proxy variables as apt does.
-var client = &http.Client{Transport: &http.Transport{
-	Proxy:               http.ProxyFromEnvironment,
-	MaxIdleConnsPerHost: parallelFetches,
-}}
+// client takes the way that apt takes: the proxy of the host's configuration
+// of apt, else that of the environment.
+func (a *Archive) client() *http.Client {
+	a.clientOnce.Do(func() {
+		a.httpClient = &http.Client{Transport: &http.Transport{
+			Proxy: func(r *http.Request) (*url.URL, error) {
+				if a.Proxy != "" {
+					return url.Parse(a.Proxy)
+				}
+				return http.ProxyFromEnvironment(r)
+			},
+			MaxIdleConnsPerHost: parallelFetches,
+		}}
+	})
+	return a.httpClient
+}
 
 // maxSilence is how long a mirror may send nothing before it is asked again.
 const maxSilence = time.Minute
@@ -159,7 +170,7 @@ func (a *Archive) download(ctx context.Context, address string, f *os.File, size
 			case <-time.After(time.Duration(try) * patience / 60):
 			}
 		}
-		err = downloadRest(ctx, address, f, size, patience, progress)
+		err = a.downloadRest(ctx, address, f, size, patience, progress)
 		var gone *goneError
 		if err == nil || errors.As(err, &gone) || ctx.Err() != nil {
 			break
@@ -178,7 +189,7 @@ func (a *Archive) download(ctx context.Context, address string, f *os.File, size
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func downloadRest(ctx context.Context, address string, f *os.File, size int64, patience time.Duration, progress func(int64)) error {
+func (a *Archive) downloadRest(ctx context.Context, address string, f *os.File, size int64, patience time.Duration, progress func(int64)) error {
 	have, err := f.Seek(0, io.SeekEnd)
 	if err != nil || have >= size {
 		return err
@@ -187,7 +198,7 @@ func downloadRest(ctx context.Context, address string, f *os.File, size int64, p
 	defer cancel(nil)
 	silence := time.AfterFunc(patience, func() { cancel(fmt.Errorf("nothing arrived for %v", patience)) })
 	defer silence.Stop()
-	body, err := open(ctx, address, have)
+	body, err := a.open(ctx, address, have)
 	if err == nil {
 		defer body.Close()
 		arrived := func(n int64) {
@@ -206,7 +217,7 @@ func downloadRest(ctx context.Context, address string, f *os.File, size int64, p
 }
 
 // open starts reading a file: or http address from the given byte on.
-func open(ctx context.Context, address string, from int64) (io.ReadCloser, error) {
+func (a *Archive) open(ctx context.Context, address string, from int64) (io.ReadCloser, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, err
@@ -228,7 +239,7 @@ func open(ctx context.Context, address string, from int64) (io.ReadCloser, error
 	if from > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
 	}
-	res, err := client.Do(req)
+	res, err := a.client().Do(req)
 	if err != nil {
 		return nil, err
 	}

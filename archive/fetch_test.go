@@ -237,3 +237,19 @@ func TestFullDiskHint(t *testing.T) {
 		checkHint(t, explainFetch(p, err), "tool_1_all", hint.NoSpace)
 	}
 }
+
+// A mirror that only a proxy reaches, as behind a company's firewall: apt and
+// the fetching of packages both go through it.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	m := newMirror(t)
+	a := m.open("http://mirror.invalid")
+	a.Proxy = m.serve(nil)
+	res, err := a.Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"tool"}})
+	if err != nil {
+		t.Fatalf("Resolve() through a proxy: %v", err)
+	}
+	if err := a.Fetch(t.Context(), res.Packages, nil); err != nil {
+		t.Errorf("Fetch() through a proxy: %v", err)
+	}
+}

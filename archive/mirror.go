@@ -25,6 +25,7 @@ func Open(ctx context.Context, c *cache.Dir, mirror, securityMirror string) (*Ar
 			return nil, err
 		}
 	}
+	a.Proxy = hostProxy(ctx)
 	if a.Security == "" {
 		base, ok := strings.CutSuffix(strings.TrimRight(a.Main, "/"), "/debian")
 		if !ok {
@@ -35,6 +36,15 @@ func Open(ctx context.Context, c *cache.Dir, mirror, securityMirror string) (*Ar
 	a.Main = strings.TrimRight(a.Main, "/")
 	a.Security = strings.TrimRight(a.Security, "/")
 	return a, nil
+}
+
+// hostProxy is the http proxy of the host's apt configuration, if it names one.
+func hostProxy(ctx context.Context) string {
+	out, err := run.Output(ctx, "apt-config", "--format", "%v%n", "dump", "Acquire::http::Proxy")
+	if err != nil {
+		return "" // Resolving says what is wrong with apt.
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // askHost takes the two archive roots from the host's apt configuration,

@@ -321,8 +321,8 @@ func (b *build) packRootfs(ctx context.Context, progress func(done, total int64,
 // a well packed piece where there is one.
 func (b *build) cachedPiece(sum, level string, pack func() ([]byte, error)) ([]byte, error) {
 	for _, l := range slices.Compact([]string{"-6", level}) {
-		if data, err := os.ReadFile(b.cache.Path("pieces", sum+l)); err == nil {
-			return data, nil
+		if b.cache.Use("pieces", sum+l) {
+			return os.ReadFile(b.cache.Path("pieces", sum+l))
 		}
 	}
 	path, err := b.cache.File(filepath.Join("pieces", sum+level), func(w io.Writer) error {
@@ -512,6 +512,7 @@ func (b *build) finish(context.Context) (*Result, error) {
 	b.cache.Keep("ramdisks", 8)
 	b.cache.Keep("agents", 8)
 	b.cache.Keep("unpacked", 6)
+	b.cache.Keep("pieces", 1000)
 	return r, nil
 }
 

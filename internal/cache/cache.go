@@ -94,6 +94,9 @@ func (d *Dir) File(name string, fill func(w io.Writer) error) (string, error) {
 	return path, atomicfile.SyncDir(filepath.Dir(path))
 }
 
+// Use reports whether the entry exists and keeps it from being removed soon.
+func (d *Dir) Use(elem ...string) bool { return used(d.Path(elem...)) }
+
 // used reports whether the entry is there and notes that it was asked for, so
 // that Keep does not take it from under a build.
 func used(path string) bool {
