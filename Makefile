@@ -1,6 +1,8 @@
 # make help lists the targets. Everything but Go, apt and user namespaces comes
 # from the tool tree that apimage sets up in its cache.
 BOARD ?= x86_64
+# At how many moments the tests cut the power during an installation.
+CUTS ?= 20
 BOARDS := $(notdir $(patsubst %/,%,$(dir $(wildcard boards/*/board.json))))
 APIMAGE := bin/apimage
 PATH := $(CURDIR)/bin/tools:$(PATH)
@@ -25,7 +27,7 @@ $(BOARDS): $(APIMAGE)
 
 test: lint build ## run everything, the QEMU tests included (an hour with an empty cache)
 	go test -timeout 30m $(FAST)
-	go test -timeout 60m -parallel 2 ./vmtest/...
+	go test -timeout 60m -parallel 2 ./vmtest -cuts $(CUTS)
 
 check: lint ## the fast part: format, vet, staticcheck, layers, unit tests, shellcheck
 	go test -short $(FAST)

@@ -136,7 +136,13 @@ func (p *Plan) setKeys() (err error) {
 	}
 	tools := archive.Key(p.Lock.ImageTools)
 	same := []string{k.builder, k.agent, string(platform), tools, p.Board.Name}
-	k.ramdisk = cache.Key(append([]string{"ramdisk", ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(p.Draft)}, same...)...)
+	ramdiskKey := func(draft bool) string {
+		return cache.Key(append([]string{"ramdisk", ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(draft)}, same...)...)
+	}
+	k.ramdisk = ramdiskKey(false)
+	if p.Draft && !p.cache.Has("ramdisks", k.ramdisk) {
+		k.ramdisk = ramdiskKey(true) // A draft takes a well packed one where there is one.
+	}
 	k.rootfs = cache.Key(append([]string{"rootfs", system, archive.Key(p.Lock.System)}, same...)...)
 	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft))
 	return nil

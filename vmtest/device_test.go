@@ -3,11 +3,18 @@ package vmtest_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"appplatform/internal/testtools"
 	"appplatform/partitions"
+	"appplatform/tooltree"
 	"appplatform/vmtest"
 )
 
@@ -76,7 +83,9 @@ func TestDevice(t *testing.T) {
 	r := rootLogin(t, m)
 	testSSH(t, m)
 	testTools(r)
+	testCopies(t, m)
 	testDatabase(r)
+	testApp(t, r, m)
 	testStatus(r)
 	testPersistence(r)
 
@@ -130,14 +139,71 @@ func testTools(r root) {
 	r.want("ps aux", "postgres")
 	r.run("cd /tmp && echo hello > f && tar -cf f.tar f && xz f.tar && tar -xJf f.tar.xz && chown admin f && cd /")
 	r.run("command -v scp && command -v wget && command -v reindexdb && command -v vacuumdb")
-	r.run("cp /etc/hostname /tmp/w && wget -q -O /dev/null file:///tmp/w || wget --help 2>&1 | grep -q Usage")
-	r.want("e2fsck -V 2>&1", "e2fsck 1.4")
+	r.run("mkdir -p /tmp/web && echo fetched > /tmp/web/f && busybox httpd -p 127.0.0.1:8080 -h /tmp/web")
+	r.want("wget -q -O - http://127.0.0.1:8080/f", "fetched")
+	r.run("truncate -s 8M /tmp/fs && mke2fs -q /tmp/fs && e2fsck -f -n /tmp/fs && rm /tmp/fs")
 	r.want("ip address", "eth0")
-	r.run("tcpdump --version 2>&1 | grep -q libpcap")
+	r.run("tcpdump -i lo -c 1 -w /tmp/p.pcap icmp 2> /dev/null & sleep 2; ping -c 2 127.0.0.1 > /dev/null; wait; tcpdump -r /tmp/p.pcap 2> /dev/null | grep -q ICMP")
 	r.run("sleep 600 & sleep 1; cd /tmp && gdb --pid $! -ex gcore --batch > gdb.log 2>&1; ls core.* && kill $!; rm -f core.*; cd /")
 	r.want("readlink -f /var/log", "log")
 	r.run("test -d /mnt/sda2/pgsql && test -d /mnt/sda2/log && test -d /home/admin && test -x /etc/init.d/S50postgresql")
 	r.want("cat /mnt/sda1/label", "\n")
+}
+
+// OS-F5: files are copied to the machine, by scp's new protocol and its old one.
+func testCopies(t *testing.T, m *vmtest.Machine) {
+	t.Helper()
+	dir := t.TempDir()
+	ask := filepath.Join(dir, "ask")
+	if err := os.WriteFile(ask, []byte("#!/bin/sh\necho ipapps\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, protocol := range []string{"-s", "-O"} {
+		err := testtools.Open(t, tooltree.VM).Run(t.Context(), tooltree.Cmd{
+			Args: []string{"scp", "-q", protocol, "-P", strconv.Itoa(m.Port(22)), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+				ask, "admin@127.0.0.1:copy" + protocol},
+			Env: []string{"SSH_ASKPASS=" + ask, "SSH_ASKPASS_REQUIRE=force"}, ReadOnly: []string{dir},
+		})
+		if err != nil {
+			t.Errorf("scp %s: %v", protocol, err)
+		}
+	}
+	if out, err := login(t, m).Run("cat copy-s copy-O", "", commandWithin); err != nil || strings.Count(out, "echo ipapps") != 2 {
+		t.Errorf("the copied files hold %q, %v", out, err)
+	}
+}
+
+// An app's way to its database: TCP on the machine itself, with a password by
+// SCRAM; from outside there is none.
+func testApp(t *testing.T, r root, m *vmtest.Machine) {
+	t.Helper()
+	r.run(`cd /tmp && sudo -u postgres psql -q -c "create role app login password 'secret'" -c 'create database app owner app'`)
+	s := login(t, m)
+	config, err := pgx.ParseConfig("host=127.0.0.1 user=app password=secret dbname=app sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.DialFunc = s.Dial
+	ctx, cancel := context.WithTimeout(t.Context(), commandWithin)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		t.Fatalf("an app cannot reach its database: %v", err)
+	}
+	defer conn.Close(ctx)
+	var sum, method string
+	if err := conn.QueryRow(ctx, "select sum(n)::text, current_setting('password_encryption') from generate_series(1, 10) n").Scan(&sum, &method); err != nil || sum != "55" || method != "scram-sha-256" {
+		t.Errorf("the database answers %q, %q, %v; want 55, scram-sha-256", sum, method, err)
+	}
+	config.Password = "wrong"
+	if conn, err := pgx.ConnectConfig(ctx, config); err == nil {
+		conn.Close(ctx)
+		t.Error("the database accepts a wrong password")
+	}
+	if conn, err := s.Dial(ctx, "tcp", "10.0.2.15:5432"); err == nil {
+		conn.Close()
+		t.Error("the database listens on the network")
+	}
 }
 
 // OS-F5: databases are made, dumped and restored.

@@ -48,7 +48,7 @@ func TestStart(t *testing.T) {
 		for _, controller := range vmtest.Controllers {
 			t.Run(fmt.Sprintf("%s %s", firmware, controller), func(t *testing.T) {
 				if firmware == vmtest.UEFI && controller == vmtest.PVSCSI {
-					t.Skip("Debian's OVMF cannot read from pvscsi; VMware's own firmware can")
+					t.Skip("Debian's OVMF does not start from pvscsi disks")
 				}
 				t.Parallel()
 				m := start(t, vmtest.Options{

@@ -47,7 +47,7 @@ func factoryImage(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(img); err != nil {
-		t.Skipf("cannot find the image (make build): %v", err)
+		t.Fatalf("cannot find the image: %v\nhint: make build", err)
 	}
 	return img
 }

@@ -18,6 +18,11 @@ type SSH struct {
 	user   string
 }
 
+// Dial connects to an address as the machine sees it, through the login.
+func (s *SSH) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.client.DialContext(ctx, network, addr)
+}
+
 // DialSSH logs in with a password. It tries until the machine answers and lets
 // the user in or says no, or until the context ends.
 func DialSSH(ctx context.Context, addr, user, password string) (*SSH, error) {
