@@ -38,7 +38,7 @@ var base = []string{"base-files", "libc-bin", "bash", "dash", "coreutils", "find
 var (
 	// Image has what disks and their contents are made and judged with.
 	Image = Kind{"image", append([]string{
-		"e2fsprogs", "libarchive13t64", "dosfstools", "mtools", "fdisk", "gdisk",
+		"e2fsprogs", "libarchive13t64", "dosfstools", "mtools", "fdisk", "gdisk", "util-linux",
 		"grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "qemu-utils", "minisign", "shellcheck",
 		"openssl", "whois", // mkpasswd
 	}, base...)}
