@@ -45,7 +45,7 @@ shellcheck: tools
 	@scripts/shell-files | xargs $(APIMAGE) tool shellcheck --shell=sh --severity=style --exclude=SC1091
 
 bench: build ## measure against peers, side by side (needs mmdebstrap: apt-get install mmdebstrap)
-	scripts/bench
+	go run ./scripts/bench
 
 # The tools are looked up through PATH by tests, which then run them as users
 # and the device do.

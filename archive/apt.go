@@ -36,6 +36,9 @@ type Request struct {
 	// Optional suites may be missing or unverifiable; the rest goes on without
 	// them, and says so.
 	Optional []string
+	// AnyAge takes the indexes that are there however old they are: enough for
+	// tools used by hand, and it needs no network.
+	AnyAge bool `json:"-"`
 }
 
 // A Resolution is what a Request came to.
@@ -99,7 +102,7 @@ type indexState struct {
 // serves reports whether the indexes are fresh, are those that apt left there,
 // and lack only what the request may do without.
 func (s indexState) serves(dir string, r Request) bool {
-	if age := time.Since(s.Fetched); age < 0 || age >= indexAge {
+	if age := time.Since(s.Fetched); !r.AnyAge && (age < 0 || age >= indexAge) {
 		return false
 	}
 	for _, suite := range s.Missing {
@@ -119,6 +122,9 @@ func (a *Archive) update(ctx context.Context, dir string, r Request) (indexState
 		if !a.Refresh && state.serves(dir, r) {
 			return state, nil
 		}
+	}
+	if a.noMirror != nil {
+		return state, a.noMirror
 	}
 	if err := a.configure(dir, r.Arch, Suites); err != nil {
 		return state, err

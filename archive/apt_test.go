@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"appplatform/internal/run"
 )
@@ -193,12 +195,47 @@ func TestMirrorUnreachable(t *testing.T) {
 	checkHint(t, a.Fetch(t.Context(), []Package{p}, nil), "tool_1_amd64", "127.0.0.1:1", "MIRROR=")
 }
 
+// Tools that are there are used without asking a mirror whether there are newer
+// ones.
+func TestAnyAge(t *testing.T) {
+	t.Parallel()
+	m := newMirror(t)
+	a := m.open("")
+	r := Request{Arch: "amd64", Names: []string{"tool"}}
+	want, err := a.Resolve(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(a.aptDir("amd64"), "index.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := strings.Replace(string(text), strconv.Itoa(time.Now().UTC().Year()), "2020", 1)
+	if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(m.dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Resolve(t.Context(), r); err == nil {
+		t.Error("Resolve() from an old index without a mirror succeeds; want an error")
+	}
+	r.AnyAge = true
+	if got, err := a.Resolve(t.Context(), r); err != nil || !slices.Equal(versions(got), versions(want)) {
+		t.Errorf("Resolve() of any age = %v, %v; want %v", got, err, versions(want))
+	}
+}
+
 func TestMissingApt(t *testing.T) {
 	a := newMirror(t).open("")
 	t.Setenv("PATH", t.TempDir())
 	_, err := a.Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"tool"}})
 	checkHint(t, err, "apt-get", "install apt")
-	_, err = Open(t.Context(), a.Cache, "", "")
+	if a, err = Open(t.Context(), a.Cache, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.Resolve(t.Context(), Request{Arch: "amd64", Names: []string{"tool"}})
 	checkHint(t, err, "apt-get", "MIRROR")
 }
 

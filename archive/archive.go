@@ -73,6 +73,7 @@ type Archive struct {
 	// Log is told what happens, a line each.
 	Log func(string)
 
+	noMirror   error // why no mirror is known
 	clientOnce sync.Once
 	httpClient *http.Client
 

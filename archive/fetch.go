@@ -88,6 +88,9 @@ func (a *Archive) Verify(ctx context.Context, pkgs []Package) error {
 
 // fetch brings one package into the pool. Only whole, verified files get there.
 func (a *Archive) fetch(ctx context.Context, p Package, progress func(int64)) error {
+	if a.noMirror != nil {
+		return fmt.Errorf("cannot fetch package %s: %w", p, a.noMirror)
+	}
 	path := a.Path(p)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("cannot make the package pool: %w", err)

@@ -15,14 +15,16 @@ const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // Open finds the archive: mirror and securityMirror when given, else the ones
 // that the host's own apt uses.
+// Without a mirror it still serves what is in the pool.
 func Open(ctx context.Context, c *cache.Dir, mirror, securityMirror string) (*Archive, error) {
 	a := &Archive{Cache: c, Main: mirror, Security: securityMirror, Keyring: keyring}
 	if _, err := os.Stat(keyring); err != nil {
 		return nil, hint.Errorf("install the package debian-archive-keyring", "cannot verify packages: %w", err)
 	}
 	if a.Main == "" {
-		if err := a.askHost(ctx); err != nil {
-			return nil, err
+		// A build from a lock may do without a mirror.
+		if a.noMirror = a.askHost(ctx); a.noMirror != nil {
+			return a, nil
 		}
 	}
 	a.Proxy = hostProxy(ctx)
@@ -44,7 +46,12 @@ func hostProxy(ctx context.Context) string {
 	if err != nil {
 		return "" // Resolving says what is wrong with apt.
 	}
-	return strings.TrimSpace(string(out))
+	// Proxies for single hosts follow the common one.
+	proxy, _, _ := strings.Cut(string(out), "\n")
+	if proxy = strings.TrimSpace(proxy); proxy == "DIRECT" {
+		return ""
+	}
+	return proxy
 }
 
 // askHost takes the two archive roots from the host's apt configuration,

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"appplatform/internal/hint"
@@ -123,6 +124,14 @@ func (t *Tree) Command(ctx context.Context, c Cmd) (*exec.Cmd, error) {
 			return nil, err
 		}
 		s.Mounts = append(s.Mounts, mount{abs, inside, false})
+	}
+	for _, m := range s.Mounts {
+		for _, taken := range []string{"/usr/", "/etc/"} {
+			if strings.HasPrefix(m.Inside+"/", taken) {
+				return nil, hint.Errorf("keep checkout, output and cache outside /usr and /etc, which are the build tools' own there",
+					"cannot show %s to the build tools", m.Host)
+			}
+		}
 	}
 	// Outer folders first, so that an inner mount is not covered.
 	slices.SortFunc(s.Mounts, func(x, y mount) int { return len(x.Inside) - len(y.Inside) })

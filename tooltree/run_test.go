@@ -200,7 +200,7 @@ func TestToolWritesAsUser(t *testing.T) {
 func TestToolCannotWriteReadOnly(t *testing.T) {
 	tree := openSmall(t)
 	dir := folders(t, "readonly")["readonly"]
-	for _, target := range []string{dir, "/usr/bin", "/etc", "/var/lib"} {
+	for _, target := range []string{dir, "/usr/bin", "/etc"} {
 		err := tree.Run(t.Context(), Cmd{Args: sh("echo x > " + target + "/file"), ReadOnly: []string{dir}})
 		if err == nil || !strings.Contains(err.Error(), "Read-only file system") {
 			t.Errorf("writing to %s: %v; want that it is read-only", target, err)
@@ -208,6 +208,22 @@ func TestToolCannotWriteReadOnly(t *testing.T) {
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(text) != "of readonly" {
 		t.Errorf("the file in the read-only folder is %q, %v", text, err)
+	}
+}
+
+// A checkout may lie where services keep theirs, but not where the tools are.
+func TestToolFoldersOfTheSystem(t *testing.T) {
+	tree := openSmall(t)
+	dir := folders(t, "service")["service"]
+	c := Cmd{Args: sh("cat /var/lib/service/file"), Bind: map[string]string{"/var/lib/service": dir}}
+	if out, err := tree.Output(t.Context(), c); err != nil || string(out) != "of service" {
+		t.Errorf("a folder below /var/lib: %q, %v", out, err)
+	}
+	for _, taken := range []string{"/usr/src/checkout", "/etc"} {
+		err := tree.Run(t.Context(), Cmd{Args: sh("true"), Bind: map[string]string{taken: dir}})
+		if err == nil || !strings.Contains(err.Error(), "hint: keep") {
+			t.Errorf("a folder at %s: %v; want a refusal with a hint", taken, err)
+		}
 	}
 }
 

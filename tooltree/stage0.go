@@ -46,7 +46,7 @@ func enter(told string) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"tmp", "run", "var/tmp", "root"} {
+	for _, dir := range []string{"tmp", "run", "var/tmp", "var/lib", "root"} {
 		if err := os.MkdirAll(in(dir), 0o777); err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func enter(told string) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"usr", "etc", "var/lib"} {
+	for _, dir := range []string{"usr", "etc"} {
 		if err := bind(filepath.Join(s.Tree, dir), in(dir), true); err != nil {
 			return err
 		}

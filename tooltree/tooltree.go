@@ -92,9 +92,10 @@ func (t *Tree) find(name string) (string, error) {
 	return "", fmt.Errorf("cannot find the tool %q", name)
 }
 
-// Resolve asks the archive which packages a kind consists of today.
+// Resolve asks the archive which packages a kind consists of, by the package
+// index of the last build however old it is.
 func Resolve(ctx context.Context, a *archive.Archive, kind Kind) ([]archive.Package, error) {
-	res, err := a.Resolve(ctx, archive.Request{Arch: Arch, Names: kind.Packages})
+	res, err := a.Resolve(ctx, archive.Request{Arch: Arch, Names: kind.Packages, AnyAge: true})
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the %s tools: %w", kind.Name, err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"appplatform/boards"
 	"appplatform/image"
+	"appplatform/internal/atomicfile"
 	"appplatform/partitions"
 	"appplatform/tooltree"
 	"appplatform/vmtest"
@@ -112,8 +113,11 @@ func (f *runFlags) run(ctx context.Context, a *app, name string) error {
 // disk returns the machine's disk, copied from the image if there is none yet
 // or if the image is newer.
 func (f *runFlags) disk(a *app, board boards.Board, dir, state string) (string, error) {
-	img := f.image
-	if img == "" {
+	img, err := filepath.Abs(f.image)
+	if err != nil {
+		return "", err
+	}
+	if f.image == "" {
 		img = filepath.Join(dir, "out", board.Name, "app-platform-"+board.Name+".img")
 	}
 	source, err := os.Stat(img)
@@ -130,10 +134,20 @@ func (f *runFlags) disk(a *app, board boards.Board, dir, state string) (string, 
 		return "", err
 	}
 	disk := filepath.Join(state, "disk.img")
-	present, err := os.Stat(disk)
-	if err == nil && !f.fresh && !present.ModTime().Before(source.ModTime()) && (f.size == "" || present.Size() == int64(size)) {
-		fmt.Fprintf(a.stderr, "going on with %s (--fresh starts from the image)\n", disk)
-		return disk, nil
+	// The disk is gone on with if it was copied from this very image.
+	copied := fmt.Sprintf("%s %d %d %d\n", img, source.Size(), source.ModTime().UnixNano(), size)
+	if before, err := os.ReadFile(disk + ".from"); err == nil && string(before) == copied && !f.fresh {
+		if _, err := os.Stat(disk); err == nil {
+			fmt.Fprintf(a.stderr, "going on with %s (--fresh starts from the image)\n", disk)
+			return disk, nil
+		}
 	}
-	return disk, vmtest.CopyDisk(disk, img, size)
+	// A machine that still runs keeps the disk it has open.
+	if err := vmtest.CopyDisk(disk+".part", img, size); err != nil {
+		return "", err
+	}
+	if err := os.Rename(disk+".part", disk); err != nil {
+		return "", err
+	}
+	return disk, atomicfile.Write(disk+".from", []byte(copied), 0o644)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -49,7 +50,8 @@ func Wait(cmd *exec.Cmd) error {
 	}
 	if cmd.Stderr == nil {
 		cmd.Stderr = tail
-	} else {
+	} else if _, ok := cmd.Stderr.(*os.File); !ok {
+		// A file goes to the program as it is: it may be a terminal.
 		cmd.Stderr = io.MultiWriter(cmd.Stderr, tail)
 	}
 	return Explain(cmd, cmd.Run(), tail)

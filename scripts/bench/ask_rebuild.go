@@ -26,6 +26,11 @@ func askRebuild(ctx context.Context, l *lab, r *report) error {
 	if err != nil {
 		return err
 	}
+	// The build that filled the cache may have had a lock; from here on apt has
+	// been asked, as on a developer's machine.
+	if _, err := l.build(ctx, home, l.copy); err != nil {
+		return err
+	}
 	change := 0
 	changed := func(flags ...string) (float64, error) {
 		change++

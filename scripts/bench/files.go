@@ -59,7 +59,8 @@ func copyFile(to, from string) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
+	// apt takes its index for a new one if it has another time.
+	return errors.Join(err, out.Close(), os.Chtimes(to, info.ModTime(), info.ModTime()))
 }
 
 // moveSettings corrects the folder names in apt's settings in a copied index.

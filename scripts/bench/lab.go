@@ -114,7 +114,8 @@ func (l *lab) close() {
 }
 
 // freshCache makes a cache that holds packages and their index, tools, kernels
-// and the signing key, and nothing that was made from them.
+// and the signing key, and nothing that was made from them. home is its
+// XDG_CACHE_HOME.
 func (l *lab) freshCache() (home string, err error) {
 	l.fresh++
 	home = filepath.Join(l.work, fmt.Sprintf("cache%d", l.fresh))

@@ -12,14 +12,16 @@ import (
 	"time"
 
 	"appplatform/image"
+	"appplatform/internal/cache"
 	"appplatform/internal/run"
 )
 
 // A built is what a run of apimage said and how long it took, in seconds.
 type built struct {
-	took float64
-	done map[string]float64 // from the start to the end of a step
-	step map[string]float64 // a step alone
+	took  float64
+	done  map[string]float64 // from the start to the end of a step
+	step  map[string]float64 // a step alone
+	order []string
 	image.Result
 }
 
@@ -64,6 +66,7 @@ func (l *lab) build(ctx context.Context, home, repo string, flags ...string) (*b
 		switch e.State {
 		case image.Done:
 			b.done[e.Step], b.step[e.Step] = time.Since(began).Seconds(), e.Seconds
+			b.order = append(b.order, e.Step)
 		case "result":
 			finished = json.Unmarshal(lines.Bytes(), &b.Result) == nil
 		case image.Note:
@@ -93,12 +96,26 @@ func (l *lab) coldBuild(ctx context.Context) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := l.build(ctx, home, l.copy)
+	// The lock tells it the exact packages, as the peer is told them.
+	b, err := l.build(ctx, home, l.copy, "--locked", l.image.file(".lock"))
 	if err != nil {
 		return nil, err
 	}
 	l.warmed = home
 	return b, nil
+}
+
+// coldPlan is how long it takes to ask apt for the packages when it has never
+// been asked before, but has its index.
+func (l *lab) coldPlan(ctx context.Context) (float64, error) {
+	home, err := l.freshCache()
+	if err != nil {
+		return 0, err
+	}
+	cmd := run.Command(ctx, l.apimage, "plan", "--repo", l.copy, l.board)
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+home)
+	took, err := timed(func() error { return run.Wait(cmd) })
+	return took, errors.Join(err, cache.RemoveAll(home))
 }
 
 // rootfs is how long it took to have the root file system. The ramdisk is made
@@ -109,4 +126,14 @@ func (b *built) rootfs() (float64, error) {
 		return 0, errors.New("apimage did not say when the root file system was made")
 	}
 	return end - b.step["ramdisk"] - b.step["kernel"], nil
+}
+
+// steps says what took how long; the plan is what comes before the first step.
+func (b *built) steps() string {
+	first := b.order[0]
+	text := fmt.Sprintf("plan %.1f s", b.done[first]-b.step[first])
+	for _, name := range b.order {
+		text += fmt.Sprintf(", %s %.1f s", name, b.step[name])
+	}
+	return text
 }
