@@ -169,6 +169,17 @@ func TestRealConfiguration(t *testing.T) {
 	if err := configure(fragments); err != nil {
 		t.Errorf("the options of the repository: %v", err)
 	}
+	// A base of "all no" leaves out what nobody thinks of: no protection from
+	// faults of processors may be among it.
+	config, err := os.ReadFile(filepath.Join(objects, ".config"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(config)) {
+		if strings.HasPrefix(line, "# CONFIG_MITIGATION_") {
+			t.Errorf("the kernel is built without a protection: %s", line)
+		}
+	}
 	// The second exists, but only for processors of 32 bits.
 	err = configure(append(fragments, Fragment{"extra.config", "# An extra.\nCONFIG_NO_SUCH_THING=y\nCONFIG_X86_PAE=y\n"}))
 	if err == nil {
