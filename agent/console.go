@@ -69,15 +69,22 @@ func (c *Consoles) Close() {
 	}
 }
 
-// Wait watches for a key on any console and for a login over SSH. No getty
-// runs yet: init starts them when the agent is done.
-func (c *Consoles) Wait(ctx context.Context, d time.Duration) bool {
+// Ready makes keys count from now on: one pressed in the boot menu does not, one
+// pressed as soon as people are asked to does.
+func (c *Consoles) Ready() {
 	c.raw()
+	for _, fd := range c.fds {
+		_ = unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH)
+	}
+}
+
+// Wait watches for a key on any console, and for a login over SSH, after Ready.
+// No getty runs yet: init starts them when the agent is done.
+func (c *Consoles) Wait(ctx context.Context, d time.Duration) bool {
 	defer c.restore()
 	fds := make([]unix.PollFd, len(c.fds))
 	for i, fd := range c.fds {
 		fds[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-		_ = unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH) // A key pressed in the boot menu does not count.
 	}
 	end := time.Now().Add(d)
 	for left := d; left > 0 && ctx.Err() == nil; left = time.Until(end) {
@@ -126,9 +133,9 @@ func (c *Consoles) raw() {
 }
 
 func (c *Consoles) restore() {
-	for i, fd := range c.fds {
-		if c.saved[i] != nil {
-			_ = unix.IoctlSetTermios(fd, unix.TCSETSF, c.saved[i])
+	for i, saved := range c.saved {
+		if saved != nil {
+			_ = unix.IoctlSetTermios(c.fds[i], unix.TCSETSF, saved)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,15 +55,26 @@ func (m Machine) lookForDisk() (disk, error) {
 	if err != nil {
 		return disk{}, err
 	}
+	return m.choose(all, block.Disk.Head)
+}
+
+// choose reads the beginning of every disk and returns the one that is ours.
+func (m Machine) choose(all []block.Disk, read func(block.Disk) ([]byte, error)) (disk, error) {
 	var found []disk
 	var seen []string
+	var denied error
 	root := m.rootDisk()
 	for _, b := range all {
-		seen = append(seen, fmt.Sprintf("%v (%v)", b, b.Size))
-		head, err := b.Head()
-		if err != nil {
-			continue // A drive without a medium, or a broken one: not ours.
+		head, err := read(b)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			denied = withHint("run it as root (su root)", "cannot read %v: permission denied", b)
+			continue
+		case err != nil: // A drive without a medium, or a broken one.
+			seen = append(seen, fmt.Sprintf("%v (%v, cannot be read: %v)", b, b.Size, reason(err)))
+			continue
 		}
+		seen = append(seen, fmt.Sprintf("%v (%v)", b, b.Size))
 		table, err := partitions.ReadGPT(head)
 		if err != nil {
 			continue
@@ -70,6 +82,9 @@ func (m Machine) lookForDisk() (disk, error) {
 		if root != "" && root == b.Name || root == "" && m.isOurs(table) {
 			found = append(found, disk{b, table})
 		}
+	}
+	if len(found) == 0 && denied != nil {
+		return disk{}, denied
 	}
 	switch len(found) {
 	case 1:
@@ -84,6 +99,15 @@ func (m Machine) lookForDisk() (disk, error) {
 	}
 	return disk{}, withHint("remove all of them but one, then start again",
 		"cannot choose a disk: %v and %v carry the same image", found[0].Disk, found[1].Disk)
+}
+
+// reason is what the system said, without the names of file and call.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // isOurs recognises the disk by the PARTUUID of sda1 that the boot loader

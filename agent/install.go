@@ -184,6 +184,21 @@ func keepsData(d disk, t partitions.Table) (bool, error) {
 	return inUse(d, data)
 }
 
+// holdsData reports whether a disk that is not installed may hold data of ours:
+// the image was written over it, or its table is damaged.
+func holdsData(d disk) bool {
+	data, known := d.table.Part(partitions.Data)
+	if !known {
+		layout, err := partitions.Layout(partitions.GPT, d.Size)
+		if err != nil {
+			return false // There is no room for any.
+		}
+		data, _ = layout.Part(partitions.Data)
+	}
+	used, err := inUse(d, data)
+	return used || err != nil || known && data.Name == declaredName(partitions.Data)
+}
+
 func inUse(d disk, data partitions.Partition) (bool, error) {
 	ext, found, err := block.ProbeExt(d.Path(), data.Start)
 	if err != nil {

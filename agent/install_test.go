@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
+	"appplatform/agent/internal/block"
 	"appplatform/partitions"
 )
 
@@ -363,4 +365,81 @@ func TestRescue(t *testing.T) {
 	m.start()
 	must(t, Start(t.Context(), m.Machine, nobody{}))
 	m.checkInstalled("nobody came")
+}
+
+// A disk that is refused leaves a log all the same.
+func TestKeepLog(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "sda", 16*partitions.GiB)
+	m.addDisk("sda", 2*partitions.GiB, partitions.Factory(partitions.GPT, 16*partitions.GiB))
+	fail := func() string {
+		t.Helper()
+		err := Start(t.Context(), m.Machine, nobody{})
+		if err == nil {
+			t.Fatal("Start() = nil; want an error")
+		}
+		m.Log.Printf("apagent: %s", Explain(err))
+		KeepLog(t.Context(), m.Machine)
+		if !strings.Contains(m.out.String(), "/"+memoryLog) {
+			t.Errorf("the console does not name the log:\n%s", m.out.String())
+		}
+		text, err := os.ReadFile(m.path(memoryLog))
+		must(t, err)
+		return string(text)
+	}
+	if text := fail(); !strings.Contains(text, "apagent: cannot install on /dev/sda: the disk is too small") {
+		t.Errorf("the log is %q; want the reason", text)
+	}
+
+	m = newMachine(t, "sda", 4*partitions.GiB)
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	m.start()
+	must(t, os.Remove(m.path("content/mnt/sda2/.installed")))
+	must(t, os.WriteFile(m.path("sys/class/block/sda/queue/logical_block_size"), []byte("4096"), 0o644))
+	fail()
+	text, err := os.ReadFile(m.path("content/mnt/sda2/" + InstallLog))
+	must(t, err)
+	if !strings.Contains(string(text), "it has sectors of 4 KiB") || m.Mounted("/"+dataDir) {
+		t.Errorf("the log of sda2 is %q, mounted %v; want the reason in it, and sda2 unmounted", text, m.mounted)
+	}
+}
+
+// An ordinary user must not be told to write the image again.
+func TestFindDiskNamesReadErrors(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	must(t, os.Remove(m.path("dev/sda")))
+	if _, err := m.findDisk(t.Context()); err == nil || !strings.Contains(err.Error(), "/dev/sda (4 GiB, cannot be read: no such file or directory)") {
+		t.Errorf("findDisk() = %v; want the reason", err)
+	}
+	all, err := block.Disks(m.Root)
+	must(t, err)
+	denied := fmt.Errorf("wrapped: %w", &os.PathError{Op: "open", Path: "/dev/sda", Err: syscall.EACCES})
+	_, err = m.choose(all, func(block.Disk) ([]byte, error) { return nil, denied })
+	if err == nil || Explain(err) != "cannot read /dev/sda: permission denied\nhint: run it as root (su root)" {
+		t.Errorf("choose() = %v; want to be told to be root", err)
+	}
+}
+
+// A key counts as soon as people are asked to press one.
+func TestRescueReadyBeforeItAsks(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	m.start()
+	w := &askedWatcher{m: m}
+	must(t, Start(t.Context(), m.Machine, w))
+	if !w.ready || w.late {
+		t.Errorf("keys count: %v, after the question: %v; want them to count before it", w.ready, w.late)
+	}
+}
+
+type askedWatcher struct {
+	somebody
+	m           *testMachine
+	ready, late bool
+}
+
+func (w *askedWatcher) Ready() {
+	w.ready, w.late = true, strings.Contains(w.m.out.String(), "Press a key")
 }

@@ -91,6 +91,20 @@ func (l *Log) Open(path string) error {
 	return l.keep(pending)
 }
 
+// Save copies the lines that no file has kept yet to path. It reports whether
+// there were any.
+func (l *Log) Save(path string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil || len(l.pending) == 0 {
+		return false, nil
+	}
+	if err := os.WriteFile(path, l.pending, 0o644); err != nil {
+		return false, fmt.Errorf("cannot keep the log: %w", err)
+	}
+	return true, nil
+}
+
 // Close ends the use of the file, so that its disk can be unmounted.
 func (l *Log) Close() error {
 	l.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/block"
 	"appplatform/bundle"
@@ -99,9 +100,15 @@ func (m *testMachine) Mount(source, target, fstype string, flags uintptr, data s
 	what := strings.TrimSpace(fmt.Sprintf("%s %s", fstype, data))
 	switch {
 	case flags&msRemount != 0:
-		what = fmt.Sprintf("remount %#x", flags&^uintptr(msRemount))
+		what = fmt.Sprintf("remount %#x", flags&^uintptr(msRemount|unix.MS_SYNCHRONOUS|unix.MS_DIRSYNC))
 	case flags&msBind != 0:
 		what = "bind"
+	}
+	if flags&(unix.MS_SYNCHRONOUS|unix.MS_DIRSYNC) == unix.MS_SYNCHRONOUS|unix.MS_DIRSYNC {
+		what += " sync"
+	}
+	if flags&(msRemount|unix.MS_RDONLY) == unix.MS_RDONLY {
+		what += " ro"
 	}
 	source = strings.TrimPrefix(source, m.Root)
 	return m.event(func() error {
@@ -252,9 +259,13 @@ func (m *testMachine) ran(event string) bool {
 // A nobody never presses a key; a somebody does.
 type nobody struct{}
 
+func (nobody) Ready() {}
+
 func (nobody) Wait(context.Context, time.Duration) bool { return false }
 
 type somebody struct{}
+
+func (somebody) Ready() {}
 
 func (somebody) Wait(context.Context, time.Duration) bool { return true }
 

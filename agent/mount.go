@@ -20,14 +20,19 @@ import (
 // write would be gone after a reboot.
 const noDataFile = "run/app-platform/no-data"
 
+// passwordsFile tells start scripts that the passwords in /etc/shadow are those
+// that count. Without it no SSH server starts: when changed passwords cannot be
+// read, those of the image would let in everybody who has the manual.
+const passwordsFile = "run/app-platform/passwords"
+
 // etcUpper is what was changed in /etc, seen from the data partition.
 const etcUpper = "etc-overlay/upper"
 
 // Mount makes boot and data partition available. In the installed system it
 // also puts the writable folders in their place, and it always leaves a system
-// that somebody can log in to: without sda2 these folders live in memory. In
-// the ramdisk it takes over the settings from sda2 and leaves that unmounted,
-// because people repair it there.
+// that somebody can log in to on a console: without sda2 these folders live in
+// memory. In the ramdisk it takes over the settings from sda2 and leaves that
+// unmounted, because people repair it there.
 func Mount(ctx context.Context, m Machine) error {
 	if m.Ramdisk {
 		return m.mountRescue(ctx)
@@ -37,68 +42,101 @@ func Mount(ctx context.Context, m Machine) error {
 		return errors.Join(err, m.mountWritable(m.mountNoData(err)))
 	}
 	var problems []error
-	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
-		problems = append(problems, err)
-	} else if err := m.showBoot(); err != nil {
-		problems = append(problems, err)
-	}
-	data := dataDir
-	if err := m.mountChecked(ctx, d, partitions.Data, dataDir); err != nil {
-		problems = append(problems, err)
-		data = m.mountNoData(err)
-	} else if e, err := m.grub().Default(); err == nil && e == boot.System {
-		// The power failed between the switch and the end of the installation.
-		if err := m.endInstall(); err != nil {
+	problem := func(err error) {
+		if err != nil {
 			problems = append(problems, err)
 		}
 	}
-	if err := m.mountWritable(data); err != nil {
-		problems = append(problems, err)
+	problem(m.useSwap(d)) // Checking a large file system takes memory.
+	problem(m.mountBoot(ctx, d))
+	data := dataDir
+	if err := m.mountChecked(ctx, d, partitions.Data, dataDir); err != nil {
+		problem(err)
+		data = m.mountNoData(err)
+	} else if e, err := m.grub().Default(); err == nil && e == boot.System {
+		// The power failed between the switch and the end of the installation.
+		problem(m.endInstall())
 	}
-	if err := m.useSwap(d); err != nil {
-		problems = append(problems, err)
+	problem(m.mountWritable(data))
+	if _, err := os.Stat(m.path(noDataFile)); errors.Is(err, os.ErrNotExist) && m.Kernel.Mounted("/etc") {
+		problem(m.trustPasswords())
 	}
 	return errors.Join(problems...)
 }
 
 // mountRescue mounts sda1 and brings the passwords, the host name and the
-// network settings of the installed system into the ramdisk.
+// network settings of the installed system into the ramdisk. What is wrong with
+// sda1 is no reason to do without them.
 func (m Machine) mountRescue(ctx context.Context) error {
 	d, err := m.findDisk(ctx)
 	if err != nil {
 		return err
 	}
 	if !installedTable(d.table) {
-		return nil // The installation comes first, and begins by checking the disk.
-	}
-	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
-		return err
-	}
-	if err := m.showBoot(); err != nil {
-		return err
-	}
-	return m.withData(ctx, d, func() error {
-		for _, name := range []string{"shadow", "hostname", "network.json", "vconsole.keymap"} {
-			if err := m.takeOver(name); err != nil {
-				return err
-			}
+		// The installation comes first, and begins by checking the disk.
+		if holdsData(d) {
+			return nil // With passwords of its own, which cannot be read yet.
 		}
-		return nil
-	})
+		return m.trustPasswords()
+	}
+	swapErr := m.useSwap(d) // Before the checks, which take memory.
+	return errors.Join(swapErr, m.mountBoot(ctx, d), m.withData(ctx, d, m.takeOverAll))
+}
+
+// takeOverAll brings as much as it can; the passwords decide over SSH.
+func (m Machine) takeOverAll() error {
+	err := m.takeOver("shadow")
+	if err == nil {
+		err = m.trustPasswords()
+	}
+	problems := []error{err}
+	for _, name := range []string{"hostname", "network.json", "vconsole.keymap"} {
+		problems = append(problems, m.takeOver(name))
+	}
+	return errors.Join(problems...)
 }
 
 // takeOver copies a changed file of the system's /etc into the ramdisk's.
 func (m Machine) takeOver(name string) error {
 	from := m.path(filepath.Join(dataDir, etcUpper, name))
 	info, err := os.Lstat(from)
-	if err != nil || !info.Mode().IsRegular() {
-		return nil // Never changed, or deleted: the ramdisk's own counts.
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // Never changed: the ramdisk's own counts.
+	}
+	if err != nil {
+		return fmt.Errorf("cannot take over /etc/%s: %w", name, err)
+	}
+	if !info.Mode().IsRegular() && name != "shadow" {
+		return nil // Deleted: the ramdisk's own counts, which passwords must not.
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("cannot take over /etc/%s: it was deleted or is not an ordinary file", name)
 	}
 	text, err := os.ReadFile(from)
 	if err != nil {
 		return fmt.Errorf("cannot take over /etc/%s: %w", name, err)
 	}
 	return atomicfile.Write(m.path(filepath.Join("etc", name)), text, info.Mode().Perm())
+}
+
+// trustPasswords lets the SSH server start.
+func (m Machine) trustPasswords() error {
+	path := m.path(passwordsFile)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("cannot allow SSH: %w", err)
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		return fmt.Errorf("cannot allow SSH: %w", err)
+	}
+	return nil
+}
+
+// mountBoot makes sda1 and the folder /boot in it available.
+func (m Machine) mountBoot(ctx context.Context, d disk) error {
+	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
+		return err
+	}
+	return m.showBoot()
 }
 
 // showBoot puts the folder that manuals call /boot in its place.
@@ -121,15 +159,30 @@ func (m Machine) withData(ctx context.Context, d disk, do func() error) error {
 	return errors.Join(do(), m.Kernel.Unmount("/"+dataDir))
 }
 
+// bootFlags are for sda1, which has no journal: what an editor has written
+// there is on the disk when the editor returns.
+const bootFlags = unix.MS_NOATIME | unix.MS_SYNCHRONOUS | unix.MS_DIRSYNC
+
+// mountChecked never mounts a file system for writing that cannot be repaired:
+// every write could destroy more. Reading sda1 is enough to go on.
 func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir string) error {
 	if m.Kernel.Mounted("/" + dir) {
 		return nil
 	}
-	dev := d.PartPath(number)
-	if err := m.checkFS(ctx, dev); err != nil {
-		m.Log.Printf("%v", err)
+	dev, flags := d.PartPath(number), uintptr(unix.MS_NOATIME)
+	if number == partitions.Boot {
+		flags = bootFlags
 	}
-	return m.mount(dev, dir, unix.MS_NOATIME)
+	if err := m.checkFS(ctx, dev); err != nil {
+		err = hinted{err, fmt.Sprintf("nothing was written to it any more; the disk may be failing: "+
+			"start the rescue entry, save what e2fsck -f /dev/%s and debugfs can reach, then replace the disk", d.PartName(number))}
+		if number != partitions.Boot {
+			return err
+		}
+		m.Log.Printf("%s", Explain(err))
+		flags |= unix.MS_RDONLY
+	}
+	return m.mount(dev, dir, flags)
 }
 
 // mount mounts an ext file system; the ext4 driver serves ext2 as well.
@@ -180,6 +233,7 @@ func (m Machine) mountNoData(why error) string {
 		m.Log.Printf("cannot report the missing data partition: %v", err)
 	}
 	m.Log.Printf("THE DATA PARTITION CANNOT BE USED; changes are lost at the next reboot")
+	m.Log.Printf("SSH stays closed, because changed passwords cannot be read; log in here.")
 	m.Log.Printf("hint: start the rescue entry and run e2fsck -f on the data partition")
 	return place
 }
@@ -189,7 +243,7 @@ func (m Machine) mountWritable(data string) error {
 	if err := makeSkeleton(m.path(data)); err != nil {
 		return err
 	}
-	var problems []error
+	problems := []error{closeCoreDumps(m.path(filepath.Join(data, coreDumps)))}
 	for _, o := range []struct{ dir, folder string }{{"etc", "etc-overlay"}, {"var/lib", "var-lib-overlay"}} {
 		options := fmt.Sprintf("lowerdir=/%s,upperdir=/%s/%s/upper,workdir=/%s/%s/work", o.dir, data, o.folder, data, o.folder)
 		if err := m.mountOnce("overlay", o.dir, "overlay", 0, options); err != nil {

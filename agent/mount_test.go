@@ -29,10 +29,13 @@ func installedMachine(t *testing.T) *testMachine {
 // OS-B5, OS-F4.
 func TestMountSystem(t *testing.T) {
 	m := installedMachine(t)
+	// As earlier images made it.
+	must(t, os.Chmod(m.path("content/mnt/sda2/log/core_dumps"), 0o777|os.ModeSticky))
 	must(t, Mount(t.Context(), m.Machine))
 	want := []string{
+		"swapon sda4", // Before a check needs the memory.
 		"e2fsck sda1",
-		"mount /dev/sda1 /mnt/sda1 ext4",
+		"mount /dev/sda1 /mnt/sda1 ext4 sync",
 		"mount /mnt/sda1/boot /boot bind",
 		"e2fsck sda2",
 		"mount /dev/sda2 /mnt/sda2 ext4",
@@ -41,7 +44,6 @@ func TestMountSystem(t *testing.T) {
 		"mount /mnt/sda2/home /home bind",
 		"mount /mnt/sda2/apps /apps bind",
 		"mount /mnt/sda2/log /var/log bind",
-		"swapon sda4",
 	}
 	var got []string
 	for _, e := range m.events {
@@ -56,8 +58,11 @@ func TestMountSystem(t *testing.T) {
 		t.Errorf("the image's home folders are not on sda2: %v", err)
 	}
 	info, err := os.Stat(m.path("content/mnt/sda2/log/core_dumps"))
-	if err != nil || info.Mode()&os.ModeSticky == 0 {
-		t.Errorf("log/core_dumps: %v, %v; want a folder everybody may write", info, err)
+	if err != nil || info.Mode().Perm() != 0o750 || info.Mode()&os.ModeSticky != 0 {
+		t.Errorf("log/core_dumps: %v, %v; want a folder that only root enters", info, err)
+	}
+	if !m.sshAllowed() {
+		t.Error("SSH is not allowed")
 	}
 }
 
@@ -81,6 +86,102 @@ func TestMountWithoutData(t *testing.T) {
 	}
 	if !strings.Contains(m.out.String(), "hint: start the rescue entry") {
 		t.Errorf("the console does not say what to do:\n%s", m.out.String())
+	}
+	m.Kernel = m
+	must(t, Mount(t.Context(), m.Machine)) // By hand; /etc is still in memory.
+	if m.sshAllowed() {
+		t.Error("SSH is allowed with the passwords of the image")
+	}
+}
+
+// sshAllowed is what the start scripts look at.
+func (m *testMachine) sshAllowed() bool {
+	_, err := os.Stat(m.path(passwordsFile))
+	return err == nil
+}
+
+// Changed passwords that cannot be read must not be replaced by those of the
+// image while SSH is open.
+func TestPasswordsDecideOverSSH(t *testing.T) {
+	fails := func(target string) func(*testMachine) {
+		return func(m *testMachine) { m.Kernel = failingMount{m, target, errors.New("broken")} }
+	}
+	tests := []struct {
+		name    string
+		ramdisk bool
+		prepare func(m *testMachine)
+		want    bool // SSH
+		wantErr bool
+	}{
+		{"system", false, func(*testMachine) {}, true, false},
+		{"system without sda1", false, fails("/" + bootDir), true, true},
+		{"system without sda2", false, fails("/" + dataDir), false, true},
+		{"system without /etc", false, fails("/etc"), false, true},
+		{"system without disk", false, func(m *testMachine) { must(m.t, os.RemoveAll(m.path("sys/class/block/sda"))) }, false, true},
+		{"rescue", true, func(*testMachine) {}, true, false},
+		{"rescue without sda1", true, fails("/" + bootDir), true, true},
+		{"rescue without /boot", true, fails("/boot"), true, true},
+		{"rescue without sda2", true, fails("/" + dataDir), false, true},
+		{"rescue, unreadable passwords", true, func(m *testMachine) {
+			shadow := m.path("content/mnt/sda2/" + etcUpper + "/shadow")
+			must(m.t, errors.Join(os.Remove(shadow), os.Mkdir(shadow, 0o755)))
+		}, false, true},
+		{"rescue without disk", true, func(m *testMachine) { must(m.t, os.RemoveAll(m.path("sys/class/block/sda"))) }, false, true},
+		{"image written over data", true, func(m *testMachine) {
+			writes, err := partitions.Factory(partitions.GPT, 16*partitions.GiB).GPTWrites(nil)
+			must(m.t, err)
+			for _, w := range writes {
+				if w.Offset < partitions.HeadSize {
+					m.writeDisk(int64(w.Offset), w.Data)
+				}
+			}
+			m.start()
+			m.Ramdisk = true
+		}, false, false},
+	}
+	for _, test := range tests {
+		m := installedMachine(t)
+		must(t, os.RemoveAll(m.path("run/app-platform")))
+		writeFiles(t, m.path("content/mnt/sda2/"+etcUpper), map[string]string{"shadow": "root:changed:"})
+		m.Ramdisk = test.ramdisk
+		test.prepare(m)
+		err := Mount(t.Context(), m.Machine)
+		if m.sshAllowed() != test.want || (err != nil) != test.wantErr {
+			t.Errorf("%s: SSH allowed = %v, Mount() = %v; want %v, error %v", test.name, m.sshAllowed(), err, test.want, test.wantErr)
+		}
+		text, _ := os.ReadFile(m.path("etc/shadow"))
+		if test.ramdisk && test.want && string(text) != "root:changed:" {
+			t.Errorf("%s: etc/shadow is %q; want that of the system", test.name, text)
+		}
+	}
+}
+
+// What e2fsck cannot repair is not written to: sda2 is missing then, sda1 is
+// read-only.
+func TestMountNeverWritesToBroken(t *testing.T) {
+	for _, broken := range []string{"sda1", "sda2"} {
+		m := installedMachine(t)
+		m.Run = func(ctx context.Context, name string, args ...string) error {
+			if filepath.Base(args[len(args)-1]) == broken {
+				return fmt.Errorf("wrapped: %w", &run.ExitError{Name: "e2fsck", Code: 4})
+			}
+			return m.runTool(ctx, name, args...)
+		}
+		err := Mount(t.Context(), m.Machine)
+		if broken == "sda1" && (err != nil || !m.ran("mount /dev/sda1 /mnt/sda1 ext4 sync ro")) {
+			t.Errorf("sda1 is broken: Mount() = %v, %q; want it read-only", err, m.events)
+		}
+		if broken == "sda1" && !strings.Contains(m.out.String(), "cannot repair sda1") {
+			t.Errorf("the console does not name sda1:\n%s", m.out.String())
+		}
+		if broken == "sda2" {
+			if err == nil || !strings.Contains(Explain(err), "cannot repair sda2") || !strings.Contains(Explain(err), "\nhint: ") {
+				t.Errorf("sda2 is broken: Mount() = %v; want a message with a hint", err)
+			}
+			if m.Mounted("/"+dataDir) || !m.Mounted("/etc") || m.sshAllowed() {
+				t.Errorf("sda2 is broken: mounted %v, SSH %v; want /etc in memory and no SSH", m.mounted, m.sshAllowed())
+			}
+		}
 	}
 }
 
@@ -126,6 +227,9 @@ func TestMountBeforeInstall(t *testing.T) {
 	must(t, Mount(t.Context(), m.Machine))
 	if len(m.events) > 0 {
 		t.Errorf("Mount() did %v", m.events)
+	}
+	if !m.sshAllowed() {
+		t.Error("SSH is not allowed, though the passwords of the image count")
 	}
 }
 

@@ -24,8 +24,12 @@ var skeleton = []struct {
 	{"apps", 0o755},
 	{"log", 0o755},
 	{"log/apps", 0o755},
-	{"log/core_dumps", 0o777 | fs.ModeSticky},
+	{coreDumps, 0o750},
 }
+
+// coreDumps holds memory of programs, passwords included, and is written by
+// root: nobody else may read it or put links there.
+const coreDumps = "log/core_dumps"
 
 // makeSkeleton makes what is missing and leaves the rest as it is.
 func makeSkeleton(data string) error {
@@ -40,6 +44,24 @@ func makeSkeleton(data string) error {
 		if err := os.Chmod(path, s.mode); err != nil { // The umask does not count.
 			return fmt.Errorf("cannot make the folders of the data partition: %w", err)
 		}
+	}
+	return nil
+}
+
+// closeCoreDumps closes the folder that earlier images let everybody write.
+func closeCoreDumps(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is not a folder", path)
+	}
+	if err == nil && os.Geteuid() == 0 {
+		err = os.Chown(path, 0, 0)
+	}
+	if err == nil {
+		err = os.Chmod(path, 0o750)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot close the folder of core dumps: %w", err)
 	}
 	return nil
 }

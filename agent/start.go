@@ -18,6 +18,8 @@ const countdown = 60 * time.Second
 
 // A Watcher notices that somebody uses the rescue system.
 type Watcher interface {
+	// Ready forgets the keys that were pressed so far; those that follow count.
+	Ready()
 	// Wait returns true as soon as a key is pressed on a console or somebody
 	// has logged in, false when the time is over.
 	Wait(ctx context.Context, d time.Duration) bool
@@ -87,6 +89,7 @@ func (m Machine) rescue(ctx context.Context, d disk, w Watcher) error {
 	m.Log.Printf("")
 	m.Log.Printf("App Platform %s rescue system on %v", m.Platform.Label, d.Disk)
 	m.Log.Printf("It starts the installed system in %d seconds.", int(countdown.Seconds()))
+	w.Ready()
 	m.Log.Printf("Press a key here or log in over SSH to stay.")
 	if w.Wait(ctx, countdown) {
 		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
@@ -133,4 +136,31 @@ func (m Machine) lastLogLine() string {
 		return ""
 	}
 	return lastLine(string(b))
+}
+
+// memoryLog keeps the log when the disk cannot.
+const memoryLog = "run/install_step1.log"
+
+// KeepLog saves the log of a start that has failed before the disk could keep
+// it: in memory, and on the data partition if there is one.
+func KeepLog(ctx context.Context, m Machine) {
+	saved, err := m.Log.Save(m.path(memoryLog))
+	if err != nil {
+		m.Log.Printf("%v", err)
+	}
+	if !saved {
+		return
+	}
+	m.Log.Printf("This log is in /%s.", memoryLog)
+	m.Patience = 0
+	d, err := m.findDisk(ctx)
+	if err != nil || !installedTable(d.table) {
+		return
+	}
+	err = m.withData(ctx, d, func() error {
+		return errors.Join(m.Log.Open(m.path(filepath.Join(dataDir, InstallLog))), m.Log.Close())
+	})
+	if err != nil {
+		m.Log.Printf("%v", err)
+	}
 }

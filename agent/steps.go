@@ -35,8 +35,9 @@ func (s announce) Do(_ context.Context, m Machine) error {
 	return s.disk.Announce(m.Kernel, s.parts...)
 }
 
-// mountBoot makes the image set readable. It stays read-only until the last
-// step, so that a power cut finds sda1 clean.
+// mountBoot makes the image set readable. While an image is installed for the
+// first time it stays read-only until the last step, so that a power cut finds
+// sda1 clean.
 type mountBoot struct{ disk disk }
 
 func (s mountBoot) String() string { return "mount " + s.disk.PartName(partitions.Boot) }
@@ -48,7 +49,7 @@ func (s mountBoot) Do(ctx context.Context, m Machine) error {
 	if err := m.checkFS(ctx, s.disk.PartPath(partitions.Boot)); err != nil {
 		m.Log.Printf("%v", err) // What matters is whether the set can be read: the next step tells.
 	}
-	return m.mount(s.disk.PartPath(partitions.Boot), bootDir, unix.MS_RDONLY|unix.MS_NOATIME)
+	return m.mount(s.disk.PartPath(partitions.Boot), bootDir, unix.MS_RDONLY|bootFlags)
 }
 
 // checkSet makes sure that what is about to be installed is whole and signed.
@@ -85,10 +86,19 @@ type makeSwap struct{ disk disk }
 
 func (s makeSwap) String() string { return "make swap space on " + s.disk.PartName(partitions.Swap) }
 
-func (s makeSwap) Do(_ context.Context, _ Machine) error {
+func (s makeSwap) Do(_ context.Context, m Machine) error {
 	var uuid [16]byte
 	_, _ = rand.Read(uuid[:]) // It cannot fail.
-	return block.MakeSwap(s.disk.PartPath(partitions.Swap), "ap-swap", uuid)
+	path := s.disk.PartPath(partitions.Swap)
+	if err := block.MakeSwap(path, "ap-swap", uuid); err != nil {
+		return err
+	}
+	// Checking or making the file system of a large disk takes memory; often
+	// there is enough without.
+	if err := m.Kernel.Swapon(path); err != nil {
+		m.Log.Printf("%v", err)
+	}
+	return nil
 }
 
 // formatData makes the file system of sda2, unless it has been used since the
@@ -303,15 +313,15 @@ func (m Machine) endInstall() error {
 	return m.syncData()
 }
 
-// setDefault makes sda1 writable for as long as it takes.
+// setDefault makes sda1 writable if it is not; the machine reboots next.
 func (m Machine) setDefault(e boot.Entry) error {
-	if err := m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_NOATIME, ""); err != nil {
+	if err := m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|bootFlags, ""); err != nil {
 		return err
 	}
 	if err := m.grub().SetDefault(e); err != nil {
 		return err
 	}
-	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOATIME, "")
+	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|bootFlags, "")
 }
 
 // syncData brings everything on sda2 onto the disk.

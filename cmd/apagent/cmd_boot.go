@@ -20,7 +20,8 @@ Installs the image if it is not installed, finishes an installation that was
 interrupted, and reboots. Otherwise this is the rescue system: it starts the
 installed system after 60 seconds, unless a key is pressed on a console or
 somebody logs in over SSH. When something is wrong it says so on every console
-and returns, so that a login is possible.
+and returns, so that a login is possible; the log is in /run/install_step1.log
+and, if there is a data partition, in /apps/install_step1.log.
 `
 
 func (c command) boot(args []string) error {
@@ -39,8 +40,10 @@ func (c command) boot(args []string) error {
 		err = agent.Start(c.ctx, m, consoles)
 	}
 	if err != nil {
-		// On the consoles and, when the data partition is mounted, in the log.
 		log.Printf("apagent: %s", agent.Explain(err))
+		if m.Log != nil {
+			agent.KeepLog(c.ctx, m)
+		}
 		log.Printf("Log in as root to look into it; reboot starts again.")
 		return errReported
 	}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -78,7 +79,11 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 		return 2
 	}
 	if !errors.Is(err, errReported) {
-		fmt.Fprintf(errs, "apagent: %s\n", agent.Explain(err))
+		text := agent.Explain(err)
+		if errors.Is(err, fs.ErrPermission) && !strings.Contains(text, "\nhint: ") {
+			text += "\nhint: run it as root (su root)"
+		}
+		fmt.Fprintf(errs, "apagent: %s\n", text)
 	}
 	return 1
 }

@@ -1,12 +1,14 @@
 package netconf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,10 +45,8 @@ func Start(root string, s Settings) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("cannot start %s: %w", name, err)
 	}
-	if s.Address6.IsValid() {
-		if err := setAddress(link, s.Address6, s.Gateway6, familyV6); err != nil {
-			return err
-		}
+	if err := start6(link, s); err != nil {
+		return err
 	}
 	if s.DHCP() {
 		return startDHCP(name)
@@ -57,7 +57,35 @@ func Start(root string, s Settings) error {
 	if err := setAddress(link, s.Address, s.Gateway, familyV4); err != nil {
 		return err
 	}
-	return writeResolvConf(root, "", s.DNS)
+	// Time servers belong to a lease, as DNS servers do.
+	return errors.Join(writeResolvConf(root, "", s.DNS), setTimeServers(root, nil))
+}
+
+// start6 sets the IPv6 address, or goes back from one to what the routers of
+// the network announce.
+func start6(link netlink.Link, s Settings) error {
+	if s.Address6.IsValid() {
+		return setAddress(link, s.Address6, s.Gateway6, familyV6)
+	}
+	static, err := staticAddrs(link, familyV6)
+	if err != nil || len(static) == 0 {
+		return err
+	}
+	if err := flush(link, familyV6); err != nil {
+		return err
+	}
+	if err := removeGateway(link, familyV6); err != nil {
+		return err
+	}
+	// The static gateway has taken the place of an announced one. Switched off
+	// and on, the kernel asks the routers again instead of waiting for minutes.
+	for _, value := range []string{"1", "0"} {
+		path := filepath.Join("/proc/sys/net/ipv6/conf", link.Attrs().Name, "disable_ipv6")
+		if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+			return fmt.Errorf("cannot ask for an IPv6 address on %s: %w", link.Attrs().Name, err)
+		}
+	}
+	return nil
 }
 
 // Stop ends the DHCP client and takes the addresses from the card.
@@ -139,12 +167,12 @@ func removeGateway(link netlink.Link, f family) error {
 func flush(link netlink.Link, f family) error { return flushExcept(link, f, netip.Prefix{}) }
 
 func flushExcept(link netlink.Link, f family, keep netip.Prefix) error {
-	addrs, err := netlink.AddrList(link, f.number)
+	addrs, err := staticAddrs(link, f)
 	if err != nil {
-		return fmt.Errorf("cannot list the addresses of %s: %w", link.Attrs().Name, err)
+		return err
 	}
 	for _, a := range addrs {
-		if a.Scope == int(netlink.SCOPE_LINK) || a.Flags&unix.IFA_F_PERMANENT == 0 || keep.IsValid() && a.IPNet.String() == keep.String() {
+		if keep.IsValid() && a.IPNet.String() == keep.String() {
 			continue
 		}
 		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -152,6 +180,18 @@ func flushExcept(link netlink.Link, f family, keep netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// staticAddrs are the addresses that were set by hand or by DHCP, not those that
+// the kernel makes or that routers announce.
+func staticAddrs(link netlink.Link, f family) ([]netlink.Addr, error) {
+	addrs, err := netlink.AddrList(link, f.number)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the addresses of %s: %w", link.Attrs().Name, err)
+	}
+	return slices.DeleteFunc(addrs, func(a netlink.Addr) bool {
+		return a.Scope == int(netlink.SCOPE_LINK) || a.Flags&unix.IFA_F_PERMANENT == 0
+	}), nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -194,7 +234,7 @@ func startDHCP(link string) error {
 	}
 	host, _ := os.Hostname()
 	args := []string{"busybox", "udhcpc", "-f", "-S", "-i", link, "-p", pidFile(link), "-s", leaseScript,
-		"-t", "5", "-T", "2", "-A", "5", "-R"}
+		"-t", "5", "-T", "2", "-A", "5", "-R", "-O", "ntpsrv"}
 	if host != "" && host != "(none)" {
 		args = append(args, "-x", "hostname:"+host)
 	}
@@ -227,32 +267,76 @@ func findBusybox() (string, error) {
 	return "", errors.New("cannot start the DHCP client: busybox is missing")
 }
 
+// stopDHCP returns when no client of the link runs any more, nor a script of
+// it: a late deconfig would take the next address away.
 func stopDHCP(link string) error {
-	text, err := os.ReadFile(pidFile(link))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot stop the DHCP client: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err == nil && isDHCP(pid) {
-		_ = unix.Kill(pid, unix.SIGTERM)
-		for range 50 {
-			if !isDHCP(pid) {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
+	for _, pid := range clients("/proc", link) {
+		if err := end(pid, 5*time.Second); err != nil {
+			return err
 		}
 	}
 	_ = os.Remove(pidFile(link))
 	return nil
 }
 
-// isDHCP makes sure that the number has not passed on to another process.
-func isDHCP(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(b), "udhcpc\x00")
+// end asks a client to end; it gives its lease back and calls its script. When
+// that takes too long, both are killed: the client leads a process group, which
+// its scripts belong to.
+func end(pid int, patience time.Duration) error {
+	_ = unix.Kill(pid, unix.SIGTERM)
+	if gone(pid, patience) {
+		return nil
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	if gone(pid, patience) {
+		return nil
+	}
+	return fmt.Errorf("cannot stop the DHCP client: process %d does not end", pid)
+}
+
+// gone waits until a process and the group that it leads have ended.
+func gone(pid int, patience time.Duration) bool {
+	for start := time.Now(); time.Since(start) < patience; time.Sleep(20 * time.Millisecond) {
+		if !alive("/proc", strconv.Itoa(pid)) {
+			return true
+		}
+	}
+	return false
+}
+
+// alive does not count what has ended and only waits for its parent to notice.
+func alive(proc, leader string) bool {
+	files, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "stat"))
+	for _, path := range files {
+		b, _ := os.ReadFile(path)
+		// 12 (name) STATE PARENT GROUP ...; the name may hold blanks and brackets.
+		rest := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(rest) < 3 || rest[0] == "Z" || rest[0] == "X" {
+			continue
+		}
+		if rest[2] == leader || filepath.Base(filepath.Dir(path)) == leader {
+			return true
+		}
+	}
+	return false
+}
+
+// clients are the DHCP clients of a link, whether or not they have written
+// their number to a file yet. A process that has ended has no arguments.
+func clients(proc, link string) []int {
+	var pids []int
+	files, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "cmdline"))
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(b), "udhcpc\x00") || !strings.Contains(string(b), "\x00-i\x00"+link+"\x00") {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // A Lease is what the DHCP client tells its script in the environment.
@@ -262,6 +346,7 @@ type Lease struct {
 	Gateway netip.Addr
 	Domain  string
 	DNS     []netip.Addr
+	NTP     []netip.Addr
 }
 
 // ParseLease reads the environment of the script.
@@ -281,12 +366,19 @@ func ParseLease(getenv func(string) string) (Lease, error) {
 	if routers := strings.Fields(getenv("router")); len(routers) > 0 {
 		l.Gateway, _ = netip.ParseAddr(routers[0])
 	}
-	for _, text := range strings.Fields(getenv("dns")) {
-		if a, err := netip.ParseAddr(text); err == nil {
-			l.DNS = append(l.DNS, a)
+	l.DNS, l.NTP = addresses(getenv("dns")), addresses(getenv("ntpsrv"))
+	return l, nil
+}
+
+// addresses are those of a list that can be used.
+func addresses(list string) []netip.Addr {
+	var addrs []netip.Addr
+	for _, text := range strings.Fields(list) {
+		if a, err := netip.ParseAddr(text); err == nil && !a.IsUnspecified() && !a.IsMulticast() && a.Zone() == "" {
+			addrs = append(addrs, a)
 		}
 	}
-	return l, nil
+	return addrs
 }
 
 // OnLease does what the DHCP client reports: deconfig, bound or renew. DNS
@@ -317,7 +409,7 @@ func OnLease(root, event string, getenv func(string) string) error {
 		if s, err := Load(root); err == nil && len(s.DNS) > 0 {
 			l.DNS = s.DNS
 		}
-		return writeResolvConf(root, l.Domain, l.DNS)
+		return errors.Join(writeResolvConf(root, l.Domain, l.DNS), setTimeServers(root, l.NTP))
 	}
 	return nil // leasefail and nak: it goes on asking.
 }

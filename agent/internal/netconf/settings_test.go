@@ -120,13 +120,15 @@ func TestLoad(t *testing.T) {
 
 func TestParseLease(t *testing.T) {
 	env := map[string]string{"interface": "eth0", "ip": "10.0.2.15", "subnet": "255.255.255.0", "mask": "24",
-		"router": "10.0.2.2 10.0.2.9", "dns": "10.0.2.3 bad 9.9.9.9", "domain": "example.org"}
+		"router": "10.0.2.2 10.0.2.9", "dns": "10.0.2.3 bad 9.9.9.9", "domain": "example.org",
+		"ntpsrv": "10.0.2.4 0.0.0.0 pool"}
 	got, err := ParseLease(func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Lease{"eth0", netip.MustParsePrefix("10.0.2.15/24"), netip.MustParseAddr("10.0.2.2"), "example.org",
-		[]netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("9.9.9.9")}}
+		[]netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("9.9.9.9")},
+		[]netip.Addr{netip.MustParseAddr("10.0.2.4")}}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("ParseLease() differs (-want +got):\n%s", diff)
 	}
