@@ -85,6 +85,19 @@ func TestModulesOnDevice(t *testing.T) {
 	}
 }
 
+// TestDocsAreFinished finds what was meant to be filled in.
+func TestDocsAreFinished(t *testing.T) {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := regexp.MustCompile(`@[A-Z]+@`).FindString(string(text)); m != "" {
+			t.Errorf("%s still says %s", name, m)
+		}
+	}
+}
+
 // TestDocsNameRealTests keeps docs/compat.md true: each test that it names is
 // one of the package it names before.
 func TestDocsNameRealTests(t *testing.T) {
