@@ -1,0 +1,122 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	"appplatform/internal/atomicfile"
+)
+
+// A record says which plan the files in the output folder are from.
+type record struct {
+	Key    string           `json:"key"`
+	Stamps map[string]stamp `json:"stamps"`
+	Result *Result          `json:"result"`
+	Kernel string           `json:"kernel"` // in the cache
+}
+
+// BuiltKernel is the path of the kernel that the image in an output folder was
+// made with.
+func BuiltKernel(out string) (string, error) {
+	var r record
+	if err := readJSON(filepath.Join(out, recordName), &r); err != nil {
+		return "", err
+	}
+	return r.Kernel, nil
+}
+
+const recordName = ".built.json"
+
+type stamp struct {
+	Size     int64 `json:"size"`
+	Modified int64 `json:"modified"` // nanoseconds
+}
+
+func (p *Plan) recordPath() string { return filepath.Join(p.Out, recordName) }
+
+// upToDate reports whether the output folder holds just what the plan makes.
+func (p *Plan) upToDate() bool {
+	var r record
+	if readJSON(p.recordPath(), &r) != nil || r.Key != p.keys.image || len(r.Stamps) == 0 {
+		return false
+	}
+	for name, want := range r.Stamps {
+		if got, err := stampOf(filepath.Join(p.Out, name)); err != nil || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+func stampOf(path string) (stamp, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}, err
+	}
+	return stamp{info.Size(), info.ModTime().UnixNano()}, nil
+}
+
+// finish records what was made and removes what no build will ask for soon.
+func (b *build) finish(context.Context) (*Result, error) {
+	r := &Result{}
+	rec := record{Key: b.keys.image, Stamps: map[string]stamp{}, Result: r, Kernel: b.kernel.Image}
+	for _, ext := range []string{".img", ".qcow2", ".manifest.json", ".manifest.json.minisig", ".lock"} {
+		name := b.imageName(ext)
+		r.Files = append(r.Files, filepath.Join(b.Out, name))
+		s, err := stampOf(filepath.Join(b.Out, name))
+		if err != nil {
+			return nil, err
+		}
+		rec.Stamps[name] = s
+	}
+	var err error
+	if r.Parts, err = b.parts(); err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(rec, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.Write(b.recordPath(), append(text, '\n'), 0o644); err != nil {
+		return nil, err
+	}
+	b.cache.Keep("rootfs", 4)
+	b.cache.Keep("packed", 4)
+	b.cache.Keep("ramdisks", 8)
+	b.cache.Keep("agents", 8)
+	b.cache.Keep("unpacked", 6)
+	b.cache.Keep("pieces", 1000)
+	return r, nil
+}
+
+// parts are the sizes of what the image carries.
+func (b *build) parts() ([]Part, error) {
+	var parts []Part
+	for _, f := range []struct{ name, path string }{
+		{"kernel", b.kernel.Image}, {"ramdisk", b.ramdisk}, {"packed rootfs", b.packed.path},
+	} {
+		info, err := os.Stat(f.path)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, Part{f.name, info.Size()})
+	}
+	for _, ext := range []string{".img", ".qcow2"} {
+		used, err := usedBytes(filepath.Join(b.Out, b.imageName(ext)))
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, Part{ext[1:] + " (on disk)", used})
+	}
+	return parts, nil
+}
+
+func readJSON(path string, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
