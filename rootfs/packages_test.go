@@ -36,7 +36,7 @@ func packageSet(t *testing.T, b boards.Board, seeds func(fs.FS, boards.Board) ([
 	}
 	a, err := archive.Open(ctx, dir, os.Getenv("MIRROR"), os.Getenv("SECURITY_MIRROR"))
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	res, err := a.Resolve(ctx, archive.Request{Arch: b.Arch, Names: names, Optional: b.OptionalSuites})
 	if err != nil {
