@@ -17,58 +17,54 @@ import (
 	"appplatform/vmtest"
 )
 
-// fakeKernel is the smallest thing that GRUB takes for a Linux kernel. It says
-// its name, its command line and whether it got a ramdisk on the serial port.
+// fakeKernel is the smallest thing that GRUB takes for a Linux kernel and starts
+// as a BIOS machine does. It says its name, its command line and whether it got
+// a ramdisk on the serial port. All of it is setup code, for the 16 bits of real
+// mode; the offsets up to 0x268 are those of Linux's boot protocol.
 func fakeKernel(name string) []byte {
-	const base = 0x100000 // where GRUB puts the code
+	const entry, puts, strs, end = 0x268, 0x300, 0x340, 0x400
 	le := binary.LittleEndian
-	b := make([]byte, 1024, 4096) // the boot sector and one sector of setup code
-	b[0x1f1] = 1
+	b := make([]byte, 4096) // the boot sector, one sector of setup code, the rest
+	b[0x1f1] = 1            // sectors of setup code
 	le.PutUint16(b[0x1fe:], 0xaa55)
-	copy(b[0x200:], []byte{0xeb, 0x66})
+	copy(b[0x200:], []byte{0xeb, 0x66}) // jump to entry
 	copy(b[0x202:], "HdrS")
 	le.PutUint16(b[0x206:], 0x020c)
-	b[0x211] = 1 // loaded high
-	le.PutUint32(b[0x214:], base)
-	le.PutUint32(b[0x22c:], 0x7fffffff)
-	le.PutUint32(b[0x230:], 0x1000)
-	le.PutUint32(b[0x238:], 2047)
-	le.PutUint64(b[0x258:], base)
-	le.PutUint32(b[0x260:], 0x10000)
+	b[0x211] = 1                        // the rest is loaded high
+	le.PutUint32(b[0x22c:], 0x7fffffff) // highest address of a ramdisk
+	le.PutUint32(b[0x238:], 2047)       // longest command line
 
-	const strs, puts = 0x100, 0x80
 	texts := []string{"[" + name + ": ", " +ramdisk", "]\r\n"}
-	var at [3]uint32
-	code := make([]byte, strs)
+	var at [3]uint16
+	free := strs
 	for i, s := range texts {
-		at[i] = uint32(base + len(code))
-		code = append(append(code, s...), 0)
+		at[i] = uint16(free)
+		free += copy(b[free:end], s+"\x00")
 	}
-	var c []byte
-	op := func(bytes ...byte) { c = append(c, bytes...) }
-	call := func() { op(0xe8); c = le.AppendUint32(c, uint32(puts-len(c)-4)) }
-	load := func(address uint32) { op(0xbb); c = le.AppendUint32(c, address) }
-	op(0xbc, 0x00, 0x80, 0x10, 0x00) // esp = behind the code
-	op(0x89, 0xf5)                   // ebp = boot parameters
+	code := b[entry:entry]
+	op := func(bytes ...byte) { code = append(code, bytes...) }
+	call := func() { op(0xe8); code = le.AppendUint16(code, uint16(puts-entry-len(code)-2)) }
+	load := func(address uint16) { op(0xbb); code = le.AppendUint16(code, address) }
 	load(at[0])
 	call()
-	op(0x8b, 0x9d, 0x28, 0x02, 0x00, 0x00) // ebx = their command line
+	op(0x8b, 0x1e, 0x28, 0x02)       // bx = the command line's address,
+	op(0x8c, 0xd8, 0xc1, 0xe0, 0x04) // of which the segment's is
+	op(0x29, 0xc3)                   // subtracted
 	call()
-	op(0x83, 0xbd, 0x1c, 0x02, 0x00, 0x00, 0x00) // no ramdisk?
-	op(0x74, 10)                                 // then past the next two
+	op(0x83, 0x3e, 0x1c, 0x02, 0x00) // no ramdisk?
+	op(0x74, 6)                      // then past the next two
 	load(at[1])
 	call()
 	load(at[2])
 	call()
 	op(0xfa, 0xf4, 0xeb, 0xfd) // halt
-	copy(code, c)
-	copy(code[puts:], []byte{
-		0x8a, 0x03, 0x84, 0xc0, 0x74, 0x15, // until the text at ebx ends
-		0x88, 0xc4, 0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb, // wait for the port
-		0x88, 0xe0, 0x66, 0xba, 0xf8, 0x03, 0xee, // write a character
-		0x43, 0xeb, 0xe5, 0xc3,
+	copy(b[puts:strs], []byte{
+		0x8a, 0x07, 0x84, 0xc0, 0x74, 0x13, // until the text at bx ends
+		0x88, 0xc4, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb, // wait for the port
+		0x88, 0xe0, 0xba, 0xf8, 0x03, 0xee, // write a character
+		0x43, 0xeb, 0xe7, 0xc3,
 	})
-	return append(b, code...)
+	return b
 }
 
 // A patch is a change that the device makes, where the bytes stand.

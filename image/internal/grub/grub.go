@@ -63,7 +63,7 @@ set prefix=($root)` + folder + `
 // modules is all of GRUB that exists on the machine: nothing is loaded from
 // sda1 but grub.cfg and grubenv. The second group is for people at its prompt.
 var modules = []string{
-	"part_gpt", "ext2", "normal", "linux", "configfile", "search", "search_label", "probe", "loadenv",
+	"part_gpt", "ext2", "normal", "configfile", "search", "search_label", "probe", "loadenv",
 	"test", "echo", "sleep", "boot", "reboot", "serial", "terminal",
 
 	"part_msdos", "fat", "ls", "cat", "halt", "help", "search_fs_file", "search_fs_uuid", "minicmd",
@@ -95,11 +95,11 @@ func Make(ctx context.Context, tools *tooltree.Tree, t partitions.Table) (*Image
 	var images Images
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		images.Core, err = makeImage(ctx, tools, dir, "i386-pc", "biosdisk")
+		images.Core, err = makeImage(ctx, tools, dir, "i386-pc", "biosdisk", "linux16")
 		return err
 	})
 	group.Go(func() (err error) {
-		images.EFI, err = makeImage(ctx, tools, dir, "x86_64-efi", "efi_gop", "all_video")
+		images.EFI, err = makeImage(ctx, tools, dir, "x86_64-efi", "linux", "efi_gop", "all_video")
 		return err
 	})
 	if err := group.Wait(); err != nil {
