@@ -68,6 +68,9 @@ func TestArgs(t *testing.T) {
 			"-machine q35", "file=/run/efivars.fd", "nvme,serial=disk0,drive=disk0,bootindex=0",
 		}},
 		{"UEFI with IDE", Options{Firmware: UEFI, Disks: []Disk{{Path: "/d", Controller: IDE}}}, []string{"-machine pc", "ide-hd,drive=disk0"}},
+		{"UEFI with mptsas", Options{Firmware: UEFI, NIC: "e1000", Disks: []Disk{{Path: "/d", Controller: MPTSAS}}}, []string{
+			"-machine pc", "bus=hba-disk0.0,drive=disk0,scsi-id=1,wwn=", "e1000,netdev=net",
+		}},
 		{"SATA", Options{Disks: []Disk{{Path: "/d", Controller: AHCI}}}, []string{"-machine q35"}},
 		{"two disks", Options{Disks: []Disk{{Path: "/d"}, {Path: "/e", Format: "qcow2"}}}, []string{"drive=disk0,bootindex=0", "drive=disk1,bootindex=1", "format=qcow2,file=/e"}},
 		{"ample", Options{Memory: 2 * partitions.GiB, CPUs: 4, KVM: true, Watchdog: true}, []string{"-m 2048M", "-smp 4", "-accel kvm", "i6300esb"}},

@@ -35,11 +35,12 @@ const (
 	AHCI       Controller = "ahci"
 	IDE        Controller = "ide"
 	PVSCSI     Controller = "pvscsi"
+	MPTSAS     Controller = "mptsas1068"
 	NVMe       Controller = "nvme"
 )
 
 // Controllers are all of them.
-var Controllers = []Controller{VirtioSCSI, VirtioBlk, AHCI, IDE, PVSCSI, NVMe}
+var Controllers = []Controller{VirtioSCSI, VirtioBlk, AHCI, IDE, PVSCSI, MPTSAS, NVMe}
 
 // attach are the QEMU devices of each controller; %s is the disk's drive.
 var attach = map[Controller][]string{
@@ -48,7 +49,9 @@ var attach = map[Controller][]string{
 	AHCI:       {"ide-hd,drive=%s"}, // on the controller that q35 has
 	IDE:        {"ide-hd,drive=%s"}, // on the controller that pc has
 	PVSCSI:     {"pvscsi,id=hba-%s", "scsi-hd,bus=hba-%[1]s.0,drive=%[1]s"},
-	NVMe:       {"nvme,serial=%s,drive=%[1]s"},
+	// Linux sees only disks with a name of their own there.
+	MPTSAS: {"mptsas1068,id=hba-%s", "scsi-hd,bus=hba-%[1]s.0,drive=%[1]s,scsi-id=1,wwn=0x5000c50015ea71ad"},
+	NVMe:   {"nvme,serial=%s,drive=%[1]s"},
 }
 
 // A Disk is an image file that the machine writes to.
@@ -126,13 +129,14 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// chipset picks the machine type: IDE is on the old one, AHCI on the new.
+// chipset picks the machine type: IDE is on the old one, AHCI on the new, and
+// Linux finds no disk behind the new one's mptsas1068.
 func (o Options) chipset() string {
 	for _, d := range o.Disks {
 		switch d.Controller {
 		case AHCI:
 			return "q35"
-		case IDE:
+		case IDE, MPTSAS:
 			return "pc"
 		}
 	}

@@ -14,9 +14,13 @@ import (
 
 // SSH is a login on the machine.
 type SSH struct {
-	client *ssh.Client
-	user   string
+	client  *ssh.Client
+	user    string
+	hostKey string
 }
+
+// HostKey is the fingerprint by which people know the machine.
+func (s *SSH) HostKey() string { return s.hostKey }
 
 // Dial connects to an address as the machine sees it, through the login.
 func (s *SSH) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -26,6 +30,7 @@ func (s *SSH) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 // DialSSH logs in with a password. It tries until the machine answers and lets
 // the user in or says no, or until the context ends.
 func DialSSH(ctx context.Context, addr, user, password string) (*SSH, error) {
+	var hostKey string
 	config := &ssh.ClientConfig{
 		User: user,
 		Auth: []ssh.AuthMethod{
@@ -38,12 +43,16 @@ func DialSSH(ctx context.Context, addr, user, password string) (*SSH, error) {
 				return answers, nil
 			}),
 		},
-		HostKeyCallback: ssh.InsecureIgnoreHostKey(), // The machine made its key a moment ago.
+		// The machine made its key a moment ago: any is right.
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			hostKey = ssh.FingerprintSHA256(key)
+			return nil
+		},
 	}
 	for {
 		client, err := dialSSH(ctx, addr, config)
 		if err == nil {
-			return &SSH{client, user}, nil
+			return &SSH{client, user, hostKey}, nil
 		}
 		// QEMU accepts the connection before the guest listens; such errors pass.
 		if IsRefused(err) {
