@@ -71,10 +71,10 @@ func (m Machine) choose(all []block.Disk, read func(block.Disk) ([]byte, error))
 			denied = withHint("run it as root (su root)", "cannot read %v: permission denied", b)
 			continue
 		case err != nil: // A drive without a medium, or a broken one.
-			seen = append(seen, fmt.Sprintf("%v (%v, cannot be read: %v)", b, b.Size, reason(err)))
+			seen = append(seen, fmt.Sprintf("%v (%s, cannot be read: %v)", b, b.Size.Short(), reason(err)))
 			continue
 		}
-		seen = append(seen, fmt.Sprintf("%v (%v)", b, b.Size))
+		seen = append(seen, fmt.Sprintf("%v (%s)", b, b.Size.Short()))
 		table, err := partitions.ReadGPT(head)
 		if err != nil {
 			continue

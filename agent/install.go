@@ -80,7 +80,7 @@ func (m Machine) planTable(d disk) (partitions.Table, error) {
 	if installedTable(d.table) {
 		if last := d.table.Parts[len(d.table.Parts)-1]; last.End() > d.Size {
 			return partitions.Table{}, withHint("nothing was changed; give the disk its former size back",
-				"cannot use %v: it has %v, and its data partition ends at %v", d.Disk, d.Size, last.End())
+				"cannot use %v: it has %s, and its data partition ends at %s", d.Disk, d.Size.Short(), last.End().Short())
 		}
 		return d.table, nil
 	}
@@ -164,7 +164,7 @@ func foreign(t partitions.Table) error {
 	for _, p := range t.Parts {
 		our, ok := want.Part(p.Number)
 		if !ok || p.Start != our.Start || p.Type != our.Type || p.Number != partitions.Data && p.Size != our.Size {
-			return fmt.Errorf("partition %d (%q, %v) belongs to another system", p.Number, p.Name, p.Size)
+			return fmt.Errorf("partition %d (%q, %s) belongs to another system", p.Number, p.Name, p.Size.Short())
 		}
 	}
 	return nil

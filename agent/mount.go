@@ -20,6 +20,9 @@ import (
 // write would be gone after a reboot.
 const noDataFile = "run/app-platform/no-data"
 
+// noDiskFile tells Start that Mount has waited for the disk in vain.
+const noDiskFile = "run/app-platform/no-disk"
+
 // passwordsFile tells start scripts that the passwords in /etc/shadow are those
 // that count. Without it no SSH server starts: when changed passwords cannot be
 // read, those of the image would let in everybody who has the manual.
@@ -69,6 +72,9 @@ func Mount(ctx context.Context, m Machine) error {
 // sda1 is no reason to do without them.
 func (m Machine) mountRescue(ctx context.Context) error {
 	d, err := m.findDisk(ctx)
+	if errors.Is(err, errNoDisk) && m.firstMiss(err) {
+		return nil // Start comes next, on all consoles.
+	}
 	if err != nil {
 		return err
 	}
@@ -81,6 +87,20 @@ func (m Machine) mountRescue(ctx context.Context) error {
 	}
 	swapErr := m.useSwap(d) // Before the checks, which take memory.
 	return errors.Join(swapErr, m.mountBoot(ctx, d), m.withData(ctx, d, m.takeOverAll))
+}
+
+// firstMiss notes that there was time enough for the disk to appear, so that
+// Start need not wait again. It reports whether that was news.
+func (m Machine) firstMiss(why error) bool {
+	path := m.path(noDiskFile)
+	if _, err := os.Stat(path); err == nil {
+		return false
+	}
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.WriteFile(path, []byte(Explain(why)+"\n"), 0o644)
+	}
+	return err == nil
 }
 
 // takeOverAll brings as much as it can; the passwords decide over SSH.

@@ -30,6 +30,9 @@ type Watcher interface {
 // to the installed system when nobody uses it. Whatever goes wrong, it returns
 // to a console where people can log in.
 func Start(ctx context.Context, m Machine, w Watcher) error {
+	if _, err := os.Stat(m.path(noDiskFile)); err == nil {
+		m.Patience = 0
+	}
 	d, err := m.findDisk(ctx)
 	if err != nil {
 		return err

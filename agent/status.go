@@ -136,7 +136,9 @@ func (s Status) Print(w io.Writer) {
 		fmt.Fprintf(w, "set %s         %s%s\n", set.Name, set.Label, mark)
 	}
 	fmt.Fprintf(w, "boot default  %s\ntrial         %s\ninstall log   %s\n", s.BootDefault, s.Trial, s.InstallLog)
-	fmt.Fprintf(w, "disk          %s, %d MiB\n", s.Disk, s.DiskSize/int64(partitions.MiB))
+	if s.Disk != "" {
+		fmt.Fprintf(w, "disk          %s, %s\n", s.Disk, partitions.Size(s.DiskSize).Short())
+	}
 	for _, p := range s.Partitions {
 		fmt.Fprintf(w, "%4d %-16s %-7s %8d MiB", p.Number, p.Device, p.Name, p.Size/int64(partitions.MiB))
 		if p.Mount != "" {

@@ -77,7 +77,7 @@ type writeTable struct {
 
 func (s writeTable) String() string {
 	data, _ := s.table.Part(partitions.Data)
-	return fmt.Sprintf("write the partition table of %v (%v), sda2 gets %v", s.disk.Disk, s.table.DiskSize, data.Size)
+	return fmt.Sprintf("write the partition table of %v (%s), sda2 gets %s", s.disk.Disk, s.table.DiskSize.Short(), data.Size.Short())
 }
 
 func (s writeTable) Do(_ context.Context, _ Machine) error { return s.disk.WriteTable(s.table) }

@@ -33,6 +33,9 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 		if err := run.Wait(cmd); err != nil {
 			return fmt.Errorf("cannot compile the agent: %w", err)
 		}
+		if err := b.unchanged(); err != nil {
+			return err
+		}
 		f, err := os.Open(out)
 		if err != nil {
 			return err

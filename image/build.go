@@ -18,6 +18,7 @@ import (
 	"appplatform/image/internal/kernel"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/cache"
+	"appplatform/internal/hint"
 	"appplatform/partitions"
 	"appplatform/rootfs"
 	"appplatform/tooltree"
@@ -211,6 +212,9 @@ func (b *build) buildRamdisk(ctx context.Context, progress func(done, total int6
 			return err
 		}
 		return b.withImage(ctx, tree, b.ramdiskOptions(tree), func(raw *os.File) error {
+			if err := b.unchanged(); err != nil {
+				return err
+			}
 			// Blocks let both processors work. The kernel reads them, but no
 			// check other than CRC32.
 			return b.tools.Run(ctx, tooltree.Cmd{
@@ -220,6 +224,19 @@ func (b *build) buildRamdisk(ctx context.Context, progress func(done, total int6
 		})
 	})
 	return err
+}
+
+// unchanged compares the checkout with what it was when the plan was made: what
+// is kept under a key must have been made from what the key names.
+func (b *build) unchanged() error {
+	now, err := b.repo.sources(b.Board.Name)
+	if err != nil {
+		return err
+	}
+	if now != b.sources {
+		return hint.Errorf("start the build again", "the checkout was changed during the build")
+	}
+	return nil
 }
 
 func (b *build) xzLevel() string {
@@ -278,7 +295,10 @@ func (b *build) buildRootfs(ctx context.Context, _ func(done, total int64, unit 
 		if err != nil {
 			return err
 		}
-		return writeTree(ctx, b.tools, tree, rootfsOptions(target), filepath.Join(dir, "raw"))
+		if err := writeTree(ctx, b.tools, tree, rootfsOptions(target), filepath.Join(dir, "raw")); err != nil {
+			return err
+		}
+		return b.unchanged()
 	})
 	b.raw = filepath.Join(dir, "raw")
 	return err

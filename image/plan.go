@@ -60,6 +60,7 @@ type Plan struct {
 	archive *archive.Archive
 	cache   *cache.Dir
 	linux   kernel.Spec
+	sources sources
 	keys    keys
 	report  *reporter
 }
@@ -108,6 +109,9 @@ func New(ctx context.Context, o Options) (*Plan, error) {
 	if p.linux, err = p.kernelSpec(); err != nil {
 		return nil, err
 	}
+	if p.sources, err = repo.sources(p.Board.Name); err != nil {
+		return nil, err
+	}
 	return p, p.setKeys()
 }
 
@@ -117,18 +121,7 @@ func (p *Plan) setKeys() (err error) {
 	if k.builder, err = self(); err != nil {
 		return err
 	}
-	system, err := p.repo.data("system", p.Board.Name)
-	if err != nil {
-		return err
-	}
-	ramdisk, err := p.repo.data("ramdisk", p.Board.Name)
-	if err != nil {
-		return err
-	}
-	if k.agent, err = p.repo.agentSource(); err != nil {
-		return err
-	}
-	k.agent = cache.Key("agent", k.agent, p.Board.GOARCH(), p.Board.GOARM)
+	k.agent = cache.Key("agent", p.sources.agent, p.Board.GOARCH(), p.Board.GOARM)
 	k.kernel = p.linux.Key(tooltree.Key(p.Lock.KernelTools))
 	platform, err := p.platform().Encode()
 	if err != nil {
@@ -137,13 +130,13 @@ func (p *Plan) setKeys() (err error) {
 	tools := archive.Key(p.Lock.ImageTools)
 	same := []string{k.builder, k.agent, string(platform), tools, p.Board.Name}
 	ramdiskKey := func(draft bool) string {
-		return cache.Key(append([]string{"ramdisk", ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(draft)}, same...)...)
+		return cache.Key(append([]string{"ramdisk", p.sources.ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(draft)}, same...)...)
 	}
 	k.ramdisk = ramdiskKey(false)
 	if p.Draft && !p.cache.Has("ramdisks", k.ramdisk) {
 		k.ramdisk = ramdiskKey(true) // A draft takes a well packed one where there is one.
 	}
-	k.rootfs = cache.Key(append([]string{"rootfs", system, archive.Key(p.Lock.System)}, same...)...)
+	k.rootfs = cache.Key(append([]string{"rootfs", p.sources.system, archive.Key(p.Lock.System)}, same...)...)
 	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft))
 	return nil
 }

@@ -90,6 +90,21 @@ var notOf = map[string][]string{
 	"ramdisk": {"rootfs/overlay", "rootfs/*/system", "boards/*/overlay", "boards/*/packages"},
 }
 
+// sources are keys of what of the checkout goes into an image besides the
+// kernel's options and the board, which a plan reads itself.
+type sources struct{ agent, system, ramdisk string }
+
+func (r *repository) sources(board string) (s sources, err error) {
+	if s.agent, err = r.agentSource(); err != nil {
+		return s, err
+	}
+	if s.system, err = r.data("system", board); err != nil {
+		return s, err
+	}
+	s.ramdisk, err = r.data("ramdisk", board)
+	return s, err
+}
+
 // data is the key of what rootfs reads from the checkout for a system of a
 // board.
 func (r *repository) data(system, board string) (string, error) {

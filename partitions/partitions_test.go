@@ -97,6 +97,14 @@ func TestSize(t *testing.T) {
 			t.Errorf("ParseSize(%q) = %v, %v; want %v", test.text, got, err, test.size)
 		}
 	}
+	for size, want := range map[Size]string{
+		0: "0 B", 350 * MiB: "350 MiB", 16 * GiB: "16 GiB", 512110190592: "476.9 GiB", 4009549824: "3823 MiB",
+		10*MiB + 1: "10 MiB", 9*MiB + 512: "9437696 B", 3*GiB + 1: "3 GiB",
+	} {
+		if got := size.Short(); got != want {
+			t.Errorf("Size(%d).Short() = %q; want %q", int64(size), got, want)
+		}
+	}
 	for _, text := range []string{"", "16", "GiB", "-1 MiB", "1.5 GiB", "99999999999 GiB", "16 gib"} {
 		if got, err := ParseSize(text); err == nil {
 			t.Errorf("ParseSize(%q) = %v; want an error", text, got)

@@ -32,6 +32,17 @@ func (s Size) String() string {
 	return "0 B"
 }
 
+// Short is the size for people, rounded down: "476.9 GiB", "3823 MiB".
+func (s Size) Short() string {
+	switch {
+	case s >= 10*GiB && s%GiB != 0:
+		return fmt.Sprintf("%.1f GiB", math.Floor(float64(s)*10/float64(GiB))/10)
+	case s >= 10*MiB && s%GiB != 0:
+		return (s - s%MiB).String()
+	}
+	return s.String()
+}
+
 // ParseSize reads what String writes; the space may be missing.
 func ParseSize(text string) (Size, error) {
 	for _, u := range units {

@@ -158,7 +158,7 @@ func LeastDisk(scheme Scheme) Size {
 // disk to the next are left empty.
 func Layout(scheme Scheme, disk Size) (Table, error) {
 	if least := LeastDisk(scheme); disk < least {
-		return Table{}, fmt.Errorf("the disk is too small: it has %v and needs at least %v", disk, least)
+		return Table{}, fmt.Errorf("the disk is too small: it has %s and needs at least %s", disk.Short(), least.Short())
 	}
 	return place(scheme, disk), nil
 }

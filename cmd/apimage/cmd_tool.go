@@ -18,6 +18,7 @@ import (
 
 var toolCommand = command{
 	name: "tool", args: "NAME [ARGUMENT...]", summary: "run a program of the pinned build tools (mke2fs, sfdisk, qemu-img, qemu-system-x86_64, gcc...)",
+	others: true,
 	help: `
 The program sees the current folder, the home folder, /dev, /proc and the host's
 network; terminal, signals and sockets pass through. Other folders are named

@@ -28,6 +28,7 @@ type command struct {
 	args    string // after the flags, for the usage line
 	summary string // one line
 	help    string // what the flags do not say; may be empty
+	others  bool   // what follows the first argument is another program's
 	flags   func(*flag.FlagSet) func(context.Context, *app, []string) error
 }
 
@@ -95,7 +96,7 @@ func (c command) run(args []string, a *app) int {
 	flags := flag.NewFlagSet("apimage "+c.name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	do := c.flags(flags)
-	err := flags.Parse(args)
+	args, err := c.parse(flags, args)
 	if errors.Is(err, flag.ErrHelp) {
 		c.usage(a.stdout, flags)
 		return exitOK
@@ -105,7 +106,7 @@ func (c command) run(args []string, a *app) int {
 	} else {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
-		err = do(ctx, a, flags.Args())
+		err = do(ctx, a, args)
 		var tool *toolExit
 		if err != nil && ctx.Err() != nil && !errors.As(err, &tool) {
 			fmt.Fprintln(a.stderr, "apimage: interrupted; what is finished is kept in the cache")
@@ -113,6 +114,23 @@ func (c command) run(args []string, a *app) int {
 		}
 	}
 	return c.report(err, a)
+}
+
+// parse reads the flags, which may stand before and behind the arguments, and
+// returns those.
+func (c command) parse(flags *flag.FlagSet, args []string) ([]string, error) {
+	var words []string
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		rest := flags.Args()
+		last := len(args) > len(rest) && args[len(args)-len(rest)-1] == "--"
+		if len(rest) == 0 || c.others || last {
+			return append(words, rest...), nil
+		}
+		words, args = append(words, rest[0]), rest[1:]
+	}
 }
 
 func (c command) usage(w io.Writer, flags *flag.FlagSet) {
