@@ -21,6 +21,7 @@ import (
 type lab struct {
 	board string
 	runs  int
+	packs int // of these, how many builds go on to an image
 	log   func(string)
 
 	repo    string // the checkout

@@ -58,6 +58,7 @@ func benchMain(args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(io.Discard)
 	board := flags.String("board", "x86_64", "`board` to build")
 	runs := flags.Int("runs", 3, "`number` of times that each side is measured")
+	packs := flags.Int("packs", 0, "`number` of these builds whose root file system is also packed, which takes the peer most of its time; 0 for all")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		usage(stdout, flags)
@@ -74,7 +75,7 @@ func benchMain(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	r := &report{w: stdout}
-	if err := measure(ctx, *board, *runs, asked, r, stderr); err != nil {
+	if err := measure(ctx, *board, *runs, *packs, asked, r, stderr); err != nil {
 		fmt.Fprintf(stderr, "bench: %v\n", err)
 		return 1
 	}
@@ -97,12 +98,15 @@ func choose(names []string) ([]question, error) {
 	return chosen, nil
 }
 
-func measure(ctx context.Context, board string, runs int, asked []question, r *report, stderr io.Writer) error {
+func measure(ctx context.Context, board string, runs, packs int, asked []question, r *report, stderr io.Writer) error {
 	l, err := newLab(ctx, board, runs, func(text string) { fmt.Fprintln(stderr, strings.TrimSpace(text)) })
 	if err != nil {
 		return err
 	}
 	defer l.close()
+	if l.packs = packs; packs <= 0 {
+		l.packs = runs
+	}
 	for _, q := range asked {
 		if err := q.ask(ctx, l, r); err != nil {
 			return fmt.Errorf("cannot measure %s: %w", q.name, err)
