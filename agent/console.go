@@ -86,10 +86,12 @@ func (c *Consoles) Wait(ctx context.Context, d time.Duration) bool {
 	for i, fd := range c.fds {
 		fds[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	}
-	end := time.Now().Add(d)
+	end, shown := time.Now().Add(d), int(d.Seconds())
 	for left := d; left > 0 && ctx.Err() == nil; left = time.Until(end) {
-		if seconds := int(left.Round(time.Second).Seconds()); seconds%10 == 0 && left < d-time.Second {
+		// Every ten seconds, also when this process was late for one of them.
+		if seconds := (int(left.Round(time.Second).Seconds()) + 9) / 10 * 10; seconds < shown {
 			fmt.Fprintf(c, "\r%d seconds ", seconds)
+			shown = seconds
 		}
 		n, _ := unix.Poll(fds, int(min(left, time.Second).Milliseconds())+1)
 		if n > 0 && c.key(fds) || loggedIn("/proc") {
