@@ -76,20 +76,13 @@ func askBuild(ctx context.Context, l *lab, r *report) error {
 	r.pairs("mmdebstrap + mke2fs + xz -6 -T2", seconds, images)
 	r.budget("median ratio, image", "%.3f", median(each(images, pair.ratio)), imageBudget)
 	r.note("Ours by step in the last run: %s.", last.steps())
-	return l.noteContents(r)
+	l.noteContents(r, p)
+	return nil
 }
 
 // noteContents says what the two sides carry: ours leaves out what no device
 // needs.
-func (l *lab) noteContents(r *report) error {
-	raw, err := os.Stat(l.raw())
-	if err != nil {
-		return err
-	}
-	packed, err := os.Stat(l.raw() + ".xz")
-	if err != nil {
-		return err
-	}
+func (l *lab) noteContents(r *report, p *peer) {
 	var ours int64
 	for _, part := range l.image.Parts {
 		if part.Name == "packed rootfs" {
@@ -97,8 +90,7 @@ func (l *lab) noteContents(r *report) error {
 		}
 	}
 	r.note("Packed root file system: ours %.1f MB (rules drop what no device needs), the peer's %.1f MB (of %.0f MB).",
-		float64(ours)/1e6, float64(packed.Size())/1e6, float64(raw.Size())/1e6)
-	return nil
+		float64(ours)/1e6, float64(p.packedSize)/1e6, float64(p.rawSize)/1e6)
 }
 
 // coldAgent is how long Go takes to compile the agent with an empty cache.

@@ -30,6 +30,8 @@ type peer struct {
 	repository string
 	names      []string // our packages
 	added      int      // packages that only dpkg needs
+	// Bytes of the root file system that was packed last.
+	rawSize, packedSize int64
 }
 
 // newPeer makes a Debian archive of just our packages, so that mmdebstrap has
@@ -163,7 +165,21 @@ func (p *peer) pack(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	defer out.Close()
-	return timed(func() error {
+	took, err := timed(func() error {
 		return p.tools.Run(ctx, tooltree.Cmd{Args: []string{"xz", "-6", "-T2", "-c"}, Stdin: in, Stdout: out})
 	})
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range []struct {
+		of *os.File
+		to *int64
+	}{{in, &p.rawSize}, {out, &p.packedSize}} {
+		info, err := f.of.Stat()
+		if err != nil {
+			return 0, err
+		}
+		*f.to = info.Size()
+	}
+	return took, nil
 }
