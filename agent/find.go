@@ -75,7 +75,7 @@ func (m Machine) choose(all []block.Disk, read func(block.Disk) ([]byte, error))
 			continue
 		}
 		seen = append(seen, fmt.Sprintf("%v (%s)", b, b.Size.Short()))
-		table, err := partitions.ReadGPT(head)
+		table, err := partitions.Read(head)
 		if err != nil {
 			continue
 		}
@@ -120,7 +120,8 @@ func (m Machine) isOurs(t partitions.Table) bool {
 	if strings.EqualFold(boot.UUID, m.Platform.BootUUID) {
 		return true
 	}
-	return installedTable(t) && foreign(t) == nil
+	_, foreign := t.Foreign()
+	return installedTable(t) && !foreign
 }
 
 // rootDisk is the disk that / lies on in the installed system, or "".

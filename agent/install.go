@@ -3,16 +3,11 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"strings"
 
 	"appplatform/agent/internal/block"
 	"appplatform/partitions"
 )
-
-// newData is the name of sda2 in the partition table until its file system is
-// complete. As soon as the table says "data", nothing ever formats it again.
-const newData = "data (new)"
 
 // PlanInstall looks at the disk and lists what is to be done to install the
 // image on it, or to finish an installation that was interrupted. It changes
@@ -51,9 +46,10 @@ func (m Machine) planInstall(d disk) ([]Step, error) {
 	}
 	steps = append(steps, mountData{d})
 	if !installedTable(d.table) {
-		steps = append(steps, commitData{d, committed(table)})
+		steps = append(steps, commitData{d, table.MarkData(true)})
 	}
-	fresh := strings.EqualFold(d.table.DiskUUID, m.Platform.DiskUUID)
+	_, before := d.table.Part(partitions.Data)
+	fresh := !before
 	return append(steps,
 		writeRootfs{d, !fresh},
 		verifyRootfs{d},
@@ -66,16 +62,13 @@ func (m Machine) planInstall(d disk) ([]Step, error) {
 // planTable decides how the disk is to be divided, and refuses a disk that is
 // not ours to divide.
 func (m Machine) planTable(d disk) (partitions.Table, error) {
-	if m.Platform.Scheme != partitions.GPT {
-		return partitions.Table{}, fmt.Errorf("cannot install on board %s: its disk has no GUID partition table", m.Platform.Board)
-	}
 	if n := d.SectorSize(); n != partitions.Sector {
 		return partitions.Table{}, withHint("use a disk or a controller that offers 512 byte sectors",
 			"cannot install on %v: it has sectors of %v", d.Disk, n)
 	}
-	if err := foreign(d.table); err != nil {
+	if p, foreign := d.table.Foreign(); foreign {
 		return partitions.Table{}, withHint("nothing was changed; write the image to an empty disk",
-			"cannot install on %v: %w", d.Disk, err)
+			"cannot install on %v: partition %d (%s, %s) belongs to another system", d.Disk, p.Number, p.Label(), p.Size.Short())
 	}
 	if installedTable(d.table) {
 		if last := d.table.Parts[len(d.table.Parts)-1]; last.End() > d.Size {
@@ -84,18 +77,25 @@ func (m Machine) planTable(d disk) (partitions.Table, error) {
 		}
 		return d.table, nil
 	}
-	t, err := partitions.Layout(partitions.GPT, d.Size)
+	t, err := partitions.Layout(m.Platform.Scheme, d.Size)
 	if err != nil {
 		return partitions.Table{}, withHint("nothing was changed; enlarge the disk and start again",
 			"cannot install on %v: %w", d.Disk, err)
 	}
 	m.nameDisk(&t, d.table)
-	return t, nil
+	return t.MarkData(false), nil
 }
 
 // nameDisk gives the disk and its partitions GUIDs of their own. An interrupted
 // installation has done so already; what it chose is kept.
+//
+// The signature of an MBR stays: extlinux.conf names the disk by it, and a
+// gateway has one disk.
 func (m Machine) nameDisk(t *partitions.Table, old partitions.Table) {
+	if t.Scheme == partitions.MBR {
+		t.DiskUUID = old.DiskUUID
+		return
+	}
 	fresh := strings.EqualFold(old.DiskUUID, m.Platform.DiskUUID)
 	t.DiskUUID = old.DiskUUID
 	if fresh {
@@ -110,9 +110,6 @@ func (m Machine) nameDisk(t *partitions.Table, old partitions.Table) {
 		default:
 			p.UUID = randomUUID()
 		}
-		if p.Number == partitions.Data {
-			p.Name = newData
-		}
 	}
 }
 
@@ -122,29 +119,10 @@ func randomUUID() string {
 	return partitions.NewUUID(b)
 }
 
-// committed is the table that says that sda2 holds data.
-func committed(t partitions.Table) partitions.Table {
-	t.Parts = append([]partitions.Partition(nil), t.Parts...)
-	want := declaredName(partitions.Data)
-	for i := range t.Parts {
-		if t.Parts[i].Number == partitions.Data {
-			t.Parts[i].Name = want
-		}
-	}
-	return t
-}
-
-func declaredName(number int) string {
-	t, _ := partitions.Layout(partitions.GPT, partitions.LeastDisk(partitions.GPT))
-	p, _ := t.Part(number)
-	return p.Name
-}
-
 // installedTable reports whether the table has all partitions and says that
 // sda2 holds data. From then on it is only changed by a resize.
 func installedTable(t partitions.Table) bool {
-	data, ok := t.Part(partitions.Data)
-	if !ok || data.Name != declaredName(partitions.Data) {
+	if !t.HoldsData() {
 		return false
 	}
 	for _, n := range []int{partitions.Boot, partitions.Rootfs, partitions.Swap} {
@@ -153,21 +131,6 @@ func installedTable(t partitions.Table) bool {
 		}
 	}
 	return true
-}
-
-// foreign looks for something in the table that no image of ours puts there.
-func foreign(t partitions.Table) error {
-	want, err := partitions.Layout(partitions.GPT, partitions.LeastDisk(partitions.GPT))
-	if err != nil {
-		return err
-	}
-	for _, p := range t.Parts {
-		our, ok := want.Part(p.Number)
-		if !ok || p.Start != our.Start || p.Type != our.Type || p.Number != partitions.Data && p.Size != our.Size {
-			return fmt.Errorf("partition %d (%q, %s) belongs to another system", p.Number, p.Name, p.Size.Short())
-		}
-	}
-	return nil
 }
 
 // dataLabel names the file system of sda2.
@@ -189,14 +152,14 @@ func keepsData(d disk, t partitions.Table) (bool, error) {
 func holdsData(d disk) bool {
 	data, known := d.table.Part(partitions.Data)
 	if !known {
-		layout, err := partitions.Layout(partitions.GPT, d.Size)
+		layout, err := partitions.Layout(d.table.Scheme, d.Size)
 		if err != nil {
 			return false // There is no room for any.
 		}
 		data, _ = layout.Part(partitions.Data)
 	}
 	used, err := inUse(d, data)
-	return used || err != nil || known && data.Name == declaredName(partitions.Data)
+	return used || err != nil || d.table.HoldsData()
 }
 
 func inUse(d disk, data partitions.Partition) (bool, error) {

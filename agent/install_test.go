@@ -23,7 +23,7 @@ func (m *testMachine) table() partitions.Table {
 	head := make([]byte, partitions.HeadSize)
 	_, err = f.ReadAt(head, 0)
 	must(m.t, err)
-	t, err := partitions.ReadGPT(head)
+	t, err := partitions.Read(head)
 	must(m.t, err)
 	return t
 }
@@ -38,10 +38,14 @@ func (m *testMachine) checkInstalled(context string) {
 	if !m.rebooted {
 		fail("the machine has not rebooted")
 	}
-	cfg, err := os.ReadFile(m.path("content/mnt/sda1/boot/grub/grub.cfg"))
+	file, want := "boot/grub/grub.cfg", "set default=1\n"
+	if m.Platform.Boot == "extlinux" {
+		file, want = "extlinux/extlinux.conf", "DEFAULT normal-a\n"
+	}
+	cfg, err := os.ReadFile(m.path("content/mnt/sda1/" + file))
 	must(m.t, err)
-	if !strings.HasPrefix(string(cfg), "set default=1\n") {
-		fail("grub.cfg begins with %.20q; want the system as default", cfg)
+	if !strings.HasPrefix(string(cfg), want) {
+		fail("%s begins with %.20q; want the system as default", file, cfg)
 	}
 	log, err := os.ReadFile(m.path("content/mnt/sda2/" + InstallLog))
 	must(m.t, err)
@@ -66,8 +70,17 @@ func (m *testMachine) checkInstalled(context string) {
 
 func (m *testMachine) checkTable(fail func(string, ...any)) {
 	table := m.table()
-	if !installedTable(table) || foreign(table) != nil || len(table.Parts) != 6 {
+	layout, err := partitions.Layout(m.Platform.Scheme, 4*partitions.GiB)
+	must(m.t, err)
+	if _, foreign := table.Foreign(); foreign || !installedTable(table) || len(table.Parts) != len(layout.Parts) {
 		fail("the partition table is %v", table)
+	}
+	if m.Platform.Scheme == partitions.MBR {
+		out, err := exec.Command(lookPath(m.t, "sfdisk"), "--verify", m.path("dev/"+m.disk)).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "No errors detected") {
+			fail("sfdisk --verify: %v\n%s", err, out)
+		}
+		return
 	}
 	seen := map[string]bool{partitions.FactoryBootUUID: true, partitions.FactoryDiskUUID: true, table.DiskUUID: true}
 	for _, p := range table.Parts {

@@ -56,6 +56,9 @@ func This(log *Log) (Machine, error) {
 	if m.Platform, err = bundle.DecodePlatform(text); err != nil {
 		return Machine{}, err
 	}
+	if boot.Loaders[m.Platform.Boot] == nil {
+		return Machine{}, fmt.Errorf("/%s names the unknown boot loader %q", bundle.PlatformFile, m.Platform.Boot)
+	}
 	cmdline, err := os.ReadFile(m.path("proc/cmdline"))
 	if err != nil {
 		return Machine{}, fmt.Errorf("cannot read the kernel command line: %w", err)
@@ -88,11 +91,11 @@ const (
 // InstallLog is what people are told to read, on the data partition.
 const InstallLog = "apps/install_step1.log"
 
-func (m Machine) grub() boot.GRUB { return boot.GRUB{Dir: m.path(bootDir)} }
+func (m Machine) loader() boot.Loader { return boot.Loaders[m.Platform.Boot](m.path(bootDir)) }
 
 // openSet opens the image set that is booted.
 func (m Machine) openSet() (bundle.Set, error) {
-	name, err := m.grub().CurrentSet()
+	name, err := m.loader().CurrentSet()
 	if err != nil {
 		return bundle.Set{}, err
 	}

@@ -158,7 +158,7 @@ func (m *testMachine) mirror() {
 	if _, err := part.ReadAt(b, 0); err != nil {
 		m.t.Fatal(err)
 	}
-	layout, err := partitions.Layout(partitions.GPT, partitions.LeastDisk(partitions.GPT))
+	layout, err := partitions.Layout(m.Platform.Scheme, partitions.LeastDisk(m.Platform.Scheme))
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -289,8 +289,22 @@ func newMachine(t *testing.T, name string, size partitions.Size) *testMachine {
 			t.Fatal(err)
 		}
 	}
-	m.Platform = bundle.Platform{Board: "x86_64", Arch: "amd64", Label: "160001", Scheme: partitions.GPT,
+	m.Platform = bundle.Platform{Board: "x86_64", Arch: "amd64", Label: "160001", Scheme: partitions.GPT, Boot: "grub",
 		DiskUUID: partitions.FactoryDiskUUID, BootUUID: partitions.FactoryBootUUID}
+	m.addSet("a", "160001", 1)
+	return m
+}
+
+// newGateway is newMachine with the disk of a gateway.
+func newGateway(t *testing.T, name string, size partitions.Size) *testMachine {
+	t.Helper()
+	m := newMachine(t, name, size)
+	table := partitions.Factory(partitions.MBR, size)
+	m.addDisk(name, size, table)
+	m.Cmdline = "root=/dev/ram0 ramdisk_size=100000" // as typed by hand
+	m.Platform.Scheme, m.Platform.Boot = partitions.MBR, "extlinux"
+	m.Platform.DiskUUID, m.Platform.BootUUID = table.DiskUUID, table.UUID(partitions.Boot)
+	writeFiles(t, m.path("content/mnt/sda1"), map[string]string{"extlinux/extlinux.conf": "DEFAULT rescue-a\nTIMEOUT 20\n"})
 	m.addSet("a", "160001", 1)
 	return m
 }
@@ -306,7 +320,7 @@ func (m *testMachine) addDisk(name string, size partitions.Size, table partition
 	if err := os.Truncate(m.path("dev/"+name), int64(size)); err != nil {
 		m.t.Fatal(err)
 	}
-	writes, err := table.GPTWrites(nil)
+	writes, err := table.Writes(nil)
 	if err != nil {
 		m.t.Fatal(err)
 	}

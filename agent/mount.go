@@ -56,7 +56,7 @@ func Mount(ctx context.Context, m Machine) error {
 	if err := m.mountChecked(ctx, d, partitions.Data, dataDir); err != nil {
 		problem(err)
 		data = m.mountNoData(err)
-	} else if e, err := m.grub().Default(); err == nil && e == boot.System {
+	} else if e, err := m.loader().Default(); err == nil && e == boot.System {
 		// The power failed between the switch and the end of the installation.
 		problem(m.endInstall())
 	}
@@ -161,6 +161,9 @@ func (m Machine) mountBoot(ctx context.Context, d disk) error {
 
 // showBoot puts the folder that manuals call /boot in its place.
 func (m Machine) showBoot() error {
+	if m.Platform.Boot != "grub" {
+		return nil // There is nothing to be found in it.
+	}
 	info, err := os.Lstat(m.path("boot"))
 	if err != nil || !info.IsDir() || m.Kernel.Mounted("/boot") {
 		return nil
@@ -189,33 +192,46 @@ func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir strin
 	if m.Kernel.Mounted("/" + dir) {
 		return nil
 	}
-	dev, flags := d.PartPath(number), uintptr(unix.MS_NOATIME)
+	flags := uintptr(unix.MS_NOATIME)
 	if number == partitions.Boot {
 		flags = bootFlags
 	}
-	if err := m.checkFS(ctx, dev); err != nil {
+	if err := m.checkFS(ctx, d, number); err != nil {
 		err = hinted{err, fmt.Sprintf("nothing was written to it any more; the disk may be failing: "+
-			"start the rescue entry, save what e2fsck -f /dev/%s and debugfs can reach, then replace the disk", d.PartName(number))}
+			"start the rescue system, save what e2fsck -f /dev/%s and debugfs can reach, then replace the disk", d.PartName(number))}
 		if number != partitions.Boot {
 			return err
 		}
 		m.Log.Printf("%s", Explain(err))
 		flags |= unix.MS_RDONLY
 	}
-	return m.mount(dev, dir, flags)
+	return m.mount(d, number, dir, flags)
 }
 
-// mount mounts an ext file system; the ext4 driver serves ext2 as well.
-func (m Machine) mount(dev, dir string, flags uintptr) error {
+// mount mounts a partition; the ext4 driver serves ext2 as well.
+func (m Machine) mount(d disk, number int, dir string, flags uintptr) error {
+	dev := d.PartPath(number)
 	if err := os.MkdirAll(m.path(dir), 0o755); err != nil {
 		return fmt.Errorf("cannot mount %s: %w", dev, err)
+	}
+	if m.isFAT(number) {
+		return m.Kernel.Mount(dev, "/"+dir, "vfat", flags, "umask=022")
 	}
 	return m.Kernel.Mount(dev, "/"+dir, "ext4", flags, "")
 }
 
+// isFAT reports whether a partition is one that a gateway's firmware reads.
+func (m Machine) isFAT(number int) bool {
+	return number == partitions.Boot && m.Platform.Scheme == partitions.MBR
+}
+
 // checkFS repairs a file system that is not mounted, first as far as it is
 // safe, then by all means.
-func (m Machine) checkFS(ctx context.Context, dev string) error {
+func (m Machine) checkFS(ctx context.Context, d disk, number int) error {
+	dev := d.PartPath(number)
+	if m.isFAT(number) {
+		return m.checkFAT(ctx, dev)
+	}
 	err := m.Run(ctx, "e2fsck", "-p", dev)
 	if repaired, ok := e2fsckDone(err); ok {
 		if repaired {
@@ -230,6 +246,21 @@ func (m Machine) checkFS(ctx context.Context, dev string) error {
 		return nil
 	}
 	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+}
+
+// checkFAT clears the mark that a power cut leaves in a FAT file system, and
+// repairs what else there is.
+func (m Machine) checkFAT(ctx context.Context, dev string) error {
+	err := m.Run(ctx, "fsck.fat", "-a", dev)
+	var exit *run.ExitError
+	if errors.As(err, &exit) && exit.Code == 1 { // Errors were found and repaired.
+		m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+	}
+	return nil
 }
 
 // e2fsckDone reads the exit status: 1 is repaired, 2 asks for a reboot, which

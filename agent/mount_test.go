@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"appplatform/agent/internal/block"
 	"appplatform/internal/run"
 	"appplatform/partitions"
 )
@@ -295,7 +296,7 @@ func TestCheckFS(t *testing.T) {
 			}
 			return fmt.Errorf("wrapped: %w", &run.ExitError{Name: "e2fsck", Code: code})
 		}
-		err := m.checkFS(t.Context(), "/dev/sda2")
+		err := m.checkFS(t.Context(), disk{Disk: block.Disk{Name: "sda"}}, partitions.Data)
 		if (err != nil) != test.wantErr || forced != test.wantForce {
 			t.Errorf("%s: checkFS() = %v, every repair allowed: %v; want error %v, %v", test.name, err, forced, test.wantErr, test.wantForce)
 		}

@@ -97,7 +97,7 @@ func (m Machine) rescue(ctx context.Context, d disk, w Watcher) error {
 	if w.Wait(ctx, countdown) {
 		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
 			"/dev/"+d.PartName(partitions.Data), dataDir)
-		m.Log.Printf("To start the installed system, set default=1 in /%s/boot/grub/grub.cfg first.", bootDir)
+		m.Log.Printf("To start the installed system, %s first.", m.loader().ByHand())
 		return nil
 	}
 	m.Log.Printf("nobody came: starting the installed system")

@@ -59,7 +59,7 @@ func GetStatus(ctx context.Context, m Machine) Status {
 	if m.Ramdisk {
 		s.Running = "rescue"
 	}
-	if e, err := m.grub().Default(); err != nil {
+	if e, err := m.loader().Default(); err != nil {
 		s.problem(err)
 	} else {
 		s.BootDefault = e.String()
@@ -84,7 +84,7 @@ func GetStatus(ctx context.Context, m Machine) Status {
 func (s *Status) problem(err error) { s.Problems = append(s.Problems, Explain(err)) }
 
 func (s *Status) addSets(m Machine) {
-	current, err := m.grub().CurrentSet()
+	current, err := m.loader().CurrentSet()
 	if err != nil {
 		s.problem(err)
 	}
@@ -103,7 +103,7 @@ func (s *Status) addSets(m Machine) {
 }
 
 func (m Machine) partStatus(d disk, p partitions.Partition) PartStatus {
-	st := PartStatus{Number: p.Number, Device: "/dev/" + d.PartName(p.Number), Name: p.Name, Start: int64(p.Start), Size: int64(p.Size)}
+	st := PartStatus{Number: p.Number, Device: "/dev/" + d.PartName(p.Number), Name: partName(p), Start: int64(p.Start), Size: int64(p.Size)}
 	mounts := map[int]string{partitions.Boot: "/" + bootDir, partitions.Data: "/" + dataDir}
 	if !m.Ramdisk {
 		mounts[partitions.Rootfs] = "/"
@@ -119,6 +119,14 @@ func (m Machine) partStatus(d disk, p partitions.Partition) PartStatus {
 		st.Used = int64(fs.Blocks-fs.Bfree) * int64(fs.Bsize)
 	}
 	return st
+}
+
+// partName is what the table calls a partition, which an MBR does not do.
+func partName(p partitions.Partition) string {
+	if p.Name == "" {
+		return partitions.Title(p.Number)
+	}
+	return p.Name
 }
 
 // Print writes the status for people.

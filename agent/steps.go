@@ -46,10 +46,10 @@ func (s mountBoot) Do(ctx context.Context, m Machine) error {
 	if m.Kernel.Mounted("/" + bootDir) {
 		return nil
 	}
-	if err := m.checkFS(ctx, s.disk.PartPath(partitions.Boot)); err != nil {
+	if err := m.checkFS(ctx, s.disk, partitions.Boot); err != nil {
 		m.Log.Printf("%v", err) // What matters is whether the set can be read: the next step tells.
 	}
-	return m.mount(s.disk.PartPath(partitions.Boot), bootDir, unix.MS_RDONLY|bootFlags)
+	return m.mount(s.disk, partitions.Boot, bootDir, unix.MS_RDONLY|bootFlags)
 }
 
 // checkSet makes sure that what is about to be installed is whole and signed.
@@ -140,7 +140,7 @@ func (s checkData) Do(ctx context.Context, m Machine) error {
 	if m.Kernel.Mounted("/" + dataDir) {
 		return nil
 	}
-	return m.checkFS(ctx, s.disk.PartPath(partitions.Data))
+	return m.checkFS(ctx, s.disk, partitions.Data)
 }
 
 // mountData mounts sda2, says there that an installation is under way, and
@@ -151,7 +151,7 @@ func (s mountData) String() string { return "mount " + s.disk.PartName(partition
 
 func (s mountData) Do(_ context.Context, m Machine) error {
 	if !m.Kernel.Mounted("/" + dataDir) {
-		if err := m.mount(s.disk.PartPath(partitions.Data), dataDir, unix.MS_NOATIME); err != nil {
+		if err := m.mount(s.disk, partitions.Data, dataDir, unix.MS_NOATIME); err != nil {
 			return err
 		}
 	}
@@ -318,7 +318,7 @@ func (m Machine) setDefault(e boot.Entry) error {
 	if err := m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|bootFlags, ""); err != nil {
 		return err
 	}
-	if err := m.grub().SetDefault(e); err != nil {
+	if err := m.loader().SetDefault(e); err != nil {
 		return err
 	}
 	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|bootFlags, "")

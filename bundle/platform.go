@@ -16,6 +16,7 @@ type Platform struct {
 	Arch     string            `json:"arch"`
 	Label    string            `json:"label"`
 	Scheme   partitions.Scheme `json:"scheme"`
+	Boot     string            `json:"boot"`      // boot loader: grub or extlinux
 	DiskUUID string            `json:"disk_uuid"` // of the image as it left the factory
 	BootUUID string            `json:"boot_uuid"` // PARTUUID of sda1, likewise
 	Keys     []string          `json:"keys"`      // minisign public keys that updates may be signed with

@@ -3,7 +3,11 @@
 // the image builder and for the device, and it touches no disk.
 package partitions
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
 
 // A Scheme is a kind of partition table.
 type Scheme string
@@ -45,6 +49,7 @@ const (
 	TypeMBRFAT32 = "0c"
 	TypeMBRLinux = "83"
 	TypeMBRSwap  = "82"
+	typeMBRNew   = "da" // "no file system"
 )
 
 // What every image carries before it is installed. Install replaces those of
@@ -64,14 +69,32 @@ const Alignment = MiB
 // LeastData is the smallest sda2 that PostgreSQL and a few apps can live in.
 const LeastData = GiB
 
+// Title is what a partition is for, whatever the table calls it.
+func Title(number int) string {
+	for _, p := range declared(GPT) {
+		if p.Number == number {
+			return p.Name
+		}
+	}
+	return ""
+}
+
 // A Partition is one entry of a table.
 type Partition struct {
 	Number int
 	Name   string // GPT only
 	Type   string
-	UUID   string // GPT only; empty until somebody chooses one
+	UUID   string // PARTUUID; empty until somebody chooses one
 	Start  Size
 	Size   Size
+}
+
+// Label is what the table says about the partition, for messages.
+func (p Partition) Label() string {
+	if p.Name == "" {
+		return "type " + p.Type
+	}
+	return strconv.Quote(p.Name)
 }
 
 // End is the first place behind the partition.
@@ -187,11 +210,55 @@ func Factory(scheme Scheme, disk Size) Table {
 	return t
 }
 
-// BootUUID is the PARTUUID of sda1 as the kernel and GRUB spell it.
-func (t Table) BootUUID() string {
-	if t.Scheme == MBR {
-		return fmt.Sprintf("%s-%02d", t.DiskUUID, Boot)
+// Until sda2's file system is complete, the table says that it is new: GPT by
+// its name, MBR by its type. From then on nothing ever formats it again.
+const newData = "data (new)"
+
+// MarkData returns the table with that said about sda2 or no longer said.
+func (t Table) MarkData(holdsData bool) Table {
+	t.Parts = slices.Clone(t.Parts)
+	want, _ := place(t.Scheme, t.DiskSize).Part(Data)
+	for i := range t.Parts {
+		p := &t.Parts[i]
+		switch {
+		case p.Number != Data:
+		case holdsData:
+			p.Name, p.Type = want.Name, want.Type
+		case t.Scheme == MBR:
+			p.Type = typeMBRNew
+		default:
+			p.Name = newData
+		}
 	}
-	p, _ := t.Part(Boot)
+	return t
+}
+
+// HoldsData reports whether there is an sda2 that is no longer new.
+func (t Table) HoldsData() bool {
+	p, ok := t.Part(Data)
+	want, _ := place(t.Scheme, t.DiskSize).Part(Data)
+	return ok && p.Name == want.Name && p.Type == want.Type
+}
+
+// Foreign looks for a partition that no image of ours puts where it is.
+func (t Table) Foreign() (Partition, bool) {
+	ours := place(t.Scheme, t.DiskSize)
+	for _, p := range t.Parts {
+		our, ok := ours.Part(p.Number)
+		isNew := p.Number == Data && t.Scheme == MBR && p.Type == typeMBRNew
+		if !ok || p.Start != our.Start || p.Type != our.Type && !isNew || p.Number != Data && p.Size != our.Size {
+			return p, true
+		}
+	}
+	return Partition{}, false
+}
+
+// UUID is the PARTUUID of a partition as the kernel and GRUB spell it, on an
+// MBR disk also that of a partition which is not there yet.
+func (t Table) UUID(number int) string {
+	if t.Scheme == MBR {
+		return t.mbrUUID(number)
+	}
+	p, _ := t.Part(number)
 	return p.UUID
 }

@@ -93,13 +93,13 @@ func (d Disk) Head() ([]byte, error) {
 }
 
 // WriteTable writes the partition table. What lies between the writes is safe:
-// see partitions.GPTWrites.
+// see partitions.Table.Writes.
 func (d Disk) WriteTable(t partitions.Table) error {
 	head, err := d.Head()
 	if err != nil {
 		return err
 	}
-	writes, err := t.GPTWrites(head)
+	writes, err := t.Writes(head)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,25 @@ func (e Entry) String() string {
 	return "rescue"
 }
 
+// A Loader is a boot loader that an image can be started by.
+type Loader interface {
+	// Default is what boots when nobody touches the menu.
+	Default() (Entry, error)
+	// SetDefault returns when the change is on the disk.
+	SetDefault(Entry) error
+	// CurrentSet is the folder of sda1 whose image is booted: a or b.
+	CurrentSet() (string, error)
+	// ByHand tells people how to make the installed system the default.
+	ByHand() string
+}
+
+// Loaders make the loader of each kind that a board can have, for sda1 mounted
+// at a folder.
+var Loaders = map[string]func(dir string) Loader{
+	"grub":     func(dir string) Loader { return GRUB{dir} },
+	"extlinux": func(dir string) Loader { return Extlinux{dir} },
+}
+
 // GRUB is the boot loader's files below the mount point of sda1.
 type GRUB struct{ Dir string }
 
@@ -50,6 +69,9 @@ func (g GRUB) Default() (Entry, error) {
 	}
 	return Entry(head[at] - '0'), nil
 }
+
+// ByHand tells people how to make the installed system the default.
+func (g GRUB) ByHand() string { return "set default=1 in " + g.config() }
 
 // SetDefault changes one byte of grub.cfg in place and returns when it is on
 // the disk. The file keeps its size and its blocks, so at every moment GRUB

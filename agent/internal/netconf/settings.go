@@ -33,11 +33,13 @@ type Settings struct {
 // DHCP reports whether the IPv4 address comes from a server.
 func (s Settings) DHCP() bool { return !s.Address.IsValid() }
 
-// Load reads the settings below root; without a file, they are DHCP.
+// Load reads the settings below root; without a file, they are what a gateway
+// has handed over on the kernel command line, or else DHCP.
 func Load(root string) (Settings, error) {
 	text, err := os.ReadFile(filepath.Join(root, File))
 	if errors.Is(err, os.ErrNotExist) {
-		return Settings{}, nil
+		cmdline, _ := os.ReadFile(filepath.Join(root, "proc/cmdline"))
+		return fromCmdline(string(cmdline))
 	}
 	if err != nil {
 		return Settings{}, fmt.Errorf("cannot read the network settings: %w", err)
@@ -55,6 +57,26 @@ func Load(root string) (Settings, error) {
 		return Settings{}, fmt.Errorf("cannot use the network settings: /%s: %w", File, err)
 	}
 	return s, nil
+}
+
+// fromCmdline reads ip=ADDRESS:SERVER:GATEWAY:MASK:HOST:DEVICE:METHOD:DNS1:DNS2
+// (Linux: Documentation/admin-guide/nfs/nfsroot.rst) as far as it is about
+// addresses.
+func fromCmdline(cmdline string) (Settings, error) {
+	for _, word := range strings.Fields(cmdline) {
+		value, ok := strings.CutPrefix(word, "ip=")
+		f := strings.Split(value, ":")
+		if !ok || len(f) < 4 || f[0] == "" {
+			continue
+		}
+		f = append(f, make([]string, 9)...)
+		s, err := Change(Settings{}, Arguments{Addr: f[0], Gateway: f[2], Mask: f[3], DNS1: f[7], DNS2: f[8]})
+		if err != nil {
+			return Settings{}, fmt.Errorf("cannot use the address on the kernel command line: %s: %w", word, err)
+		}
+		return s, nil
+	}
+	return Settings{}, nil
 }
 
 // Save writes the settings to a file.

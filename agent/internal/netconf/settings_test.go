@@ -1,6 +1,7 @@
 package netconf
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -155,5 +156,40 @@ func TestWriteResolvConf(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(root, "run/resolv.conf"))
 	if want := "search example.org\nnameserver 10.0.2.3\nnameserver 9.9.9.9\n"; err != nil || string(got) != want {
 		t.Errorf("behind the link is %q, %v; want %q", got, err, want)
+	}
+}
+
+// A gateway hands its platform an address on the kernel command line; what
+// setip has stored, DHCP as well, counts more.
+func TestLoadFromCmdline(t *testing.T) {
+	for cmdline, want := range map[string]string{
+		"quiet ip=192.168.1.20::192.168.1.1:255.255.255.0::eth0:off:192.168.1.2:9.9.9.9\n": "192.168.1.20/24 192.168.1.1 [192.168.1.2 9.9.9.9]",
+		"ip=192.168.1.20:::255.255.255.0":                                                  "192.168.1.20/24 invalid IP []",
+		"ip=dhcp":                                                                          "invalid Prefix invalid IP []",
+		"quiet":                                                                            "invalid Prefix invalid IP []",
+	} {
+		root := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(root, "proc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, "proc/cmdline"), []byte(cmdline), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Load(root)
+		if got := fmt.Sprintf("%v %v %v", s.Address, s.Gateway, s.DNS); err != nil || got != want {
+			t.Errorf("Load() with %q = %v, %v; want %s", cmdline, got, err, want)
+		}
+		if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := (Settings{}).Save(filepath.Join(root, File)); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := Load(root); err != nil || !s.DHCP() {
+			t.Errorf("Load() with stored settings and %q = %v, %v; want DHCP", cmdline, s, err)
+		}
+	}
+	if _, err := fromCmdline("ip=192.168.1.300:::255.255.255.0"); err == nil || !strings.Contains(err.Error(), "192.168.1.300") {
+		t.Errorf("fromCmdline() = %v; want what is wrong", err)
 	}
 }

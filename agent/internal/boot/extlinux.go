@@ -1,0 +1,105 @@
+package boot
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Extlinux is the file that U-Boot reads from sda1, /extlinux/extlinux.conf, in
+// the format of SYSLINUX. Its line "DEFAULT rescue-a" names entry and image set
+// in one word, whose length never changes.
+type Extlinux struct{ Dir string }
+
+func (x Extlinux) config() string { return filepath.Join(x.Dir, "extlinux/extlinux.conf") }
+
+// words are the names of the entries in extlinux.conf.
+var words = map[Entry]string{Rescue: "rescue", System: "normal"}
+
+// Default is what boots when nobody touches the menu.
+func (x Extlinux) Default() (Entry, error) {
+	l, err := x.read()
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the boot default: %w", err)
+	}
+	return l.entry, nil
+}
+
+// CurrentSet is the folder of sda1 whose image is booted: a or b.
+func (x Extlinux) CurrentSet() (string, error) {
+	l, err := x.read()
+	if err != nil {
+		return "", fmt.Errorf("cannot read the boot default: %w", err)
+	}
+	return l.set, nil
+}
+
+// ByHand tells people how to make the installed system the default.
+func (x Extlinux) ByHand() string {
+	return "clear Initrd file and Ramdisk size on the gateway's page General and set Kernel command line to root= with sda3's device there, " +
+		"or write DEFAULT normal-a in " + x.config()
+}
+
+// SetDefault changes one word of extlinux.conf in place and returns when it is
+// on the disk. The file keeps its size and its clusters, so at every moment
+// U-Boot reads the old word or the new one.
+func (x Extlinux) SetDefault(e Entry) error {
+	l, err := x.read()
+	if err != nil {
+		return fmt.Errorf("cannot set the boot default: %w", err)
+	}
+	f, err := os.OpenFile(x.config(), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot set the boot default: %w", err)
+	}
+	defer f.Close()
+	if l.entry != e {
+		if _, err := f.WriteAt([]byte(words[e]+"-"+l.set), l.at); err != nil {
+			return fmt.Errorf("cannot set the boot default: %w", err)
+		}
+	}
+	if err := f.Sync(); err != nil { // Whoever wrote it before may not have waited.
+		return fmt.Errorf("cannot set the boot default: %w", err)
+	}
+	return nil
+}
+
+// A defaultLine is what stands behind DEFAULT, and where.
+type defaultLine struct {
+	entry Entry
+	set   string
+	at    int64
+}
+
+func (x Extlinux) read() (defaultLine, error) {
+	f, err := os.Open(x.config())
+	if err != nil {
+		return defaultLine{}, err
+	}
+	defer f.Close()
+	head := make([]byte, sector)
+	n, _ := f.ReadAt(head, 0)
+	l, ok := findDefault(head[:n])
+	if !ok {
+		return defaultLine{}, fmt.Errorf("%s: no line \"DEFAULT rescue-a\" (or normal, or -b) in its first %d bytes", x.config(), sector)
+	}
+	return l, nil
+}
+
+func findDefault(head []byte) (defaultLine, bool) {
+	start := 0
+	for line := range bytes.Lines(head) {
+		rest, found := bytes.CutPrefix(bytes.TrimLeft(line, " \t"), []byte("DEFAULT "))
+		word := string(bytes.TrimSpace(rest))
+		for entry, name := range words {
+			for _, set := range []string{"a", "b"} {
+				if found && word == name+"-"+set {
+					return defaultLine{entry, set, int64(start + bytes.Index(line, []byte(word)))}, true
+				}
+			}
+		}
+		start += len(line)
+	}
+	return defaultLine{}, false
+}
