@@ -44,6 +44,11 @@ type Board struct {
 	// add up to, so that growth is a decision and not an accident.
 	RootfsLimit  partitions.Size `json:"rootfs_limit"`
 	RamdiskLimit partitions.Size `json:"ramdisk_limit"`
+	// ImageLimit, if any, is how large the file of the image may be.
+	ImageLimit partitions.Size `json:"image_limit,omitempty"`
+	// Formats are the disk formats that the image is written in besides raw,
+	// as qemu-img names them: qcow2.
+	Formats []string `json:"formats,omitempty"`
 }
 
 // goArch are the architectures this project builds for, as Debian calls them,

@@ -55,7 +55,7 @@ func makeDeb(t *testing.T, name string, files content) Deb {
 
 func parseRules(t *testing.T, text string) *rules {
 	t.Helper()
-	r, err := readRules(repoWith("rootfs/rules/system", text), "system")
+	r, err := readRules(repoWith("rootfs/rules/system", text), "rootfs/rules/system")
 	if err != nil {
 		t.Fatal(err)
 	}

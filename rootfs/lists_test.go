@@ -86,6 +86,6 @@ func packagesError(text string) error {
 }
 
 func rulesError(text string) error {
-	_, err := readRules(repoWith("rootfs/rules/system", text), "system")
+	_, err := readRules(repoWith("rootfs/rules/system", text), "rootfs/rules/system")
 	return err
 }

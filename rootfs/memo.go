@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 
 	"appplatform/internal/atomicfile"
@@ -24,15 +23,19 @@ type memo struct{ dir string }
 const memoFormat = "1"
 
 // openMemo finds the memo for a system's rules below the folder.
-func openMemo(dir string, repo fs.FS, system string) (memo, error) {
+func openMemo(dir string, repo fs.FS, system string, rules []string) (memo, error) {
 	if dir == "" {
 		return memo{}, nil
 	}
-	text, err := fs.ReadFile(repo, path.Join(rulesDir, system))
-	if err != nil {
-		return memo{}, err
+	all := []byte(memoFormat + "\n")
+	for _, file := range rules {
+		text, err := fs.ReadFile(repo, file)
+		if err != nil {
+			return memo{}, err
+		}
+		all = append(all, text...)
 	}
-	sum := sha256.Sum256(append([]byte(memoFormat+"\n"), text...))
+	sum := sha256.Sum256(all)
 	m := memo{filepath.Join(dir, system+"-"+hex.EncodeToString(sum[:8]))}
 	if err := os.MkdirAll(m.dir, 0o755); err != nil {
 		return memo{}, fmt.Errorf("cannot remember unpacked packages: %w", err)

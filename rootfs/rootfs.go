@@ -59,7 +59,8 @@ func Ramdisk(ctx context.Context, in Input) (*Tree, error) {
 }
 
 func build(ctx context.Context, in Input, system string, overlays []string, limit partitions.Size) (*Tree, error) {
-	r, err := readRules(in.Repo, system)
+	files := ruleFiles(in.Repo, system, in.Board.Name)
+	r, err := readRules(in.Repo, files...)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +68,7 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 	if err != nil {
 		return nil, err
 	}
-	memo, err := openMemo(in.Memo, in.Repo, system)
+	memo, err := openMemo(in.Memo, in.Repo, system, files)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+
+	"appplatform/boards"
 )
 
 // rules say which packages and files of the archive reach the image. Each rule
@@ -25,10 +27,25 @@ type rule struct {
 	used    *atomic.Bool // by the packages that are read in parallel
 }
 
-func readRules(repo fs.FS, system string) (*rules, error) {
-	lines, err := readList(repo, path.Join(rulesDir, system))
-	if err != nil {
-		return nil, err
+// ruleFiles are where the rules of a system are read from; those of the board
+// come first.
+func ruleFiles(repo fs.FS, system, board string) []string {
+	files := []string{path.Join(rulesDir, system)}
+	own := path.Join(boards.Dir, board, "rules")
+	if _, err := fs.Stat(repo, own); err == nil && system == "system" {
+		files = append([]string{own}, files...)
+	}
+	return files
+}
+
+func readRules(repo fs.FS, files ...string) (*rules, error) {
+	var lines []line
+	for _, file := range files {
+		more, err := readList(repo, file)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, more...)
 	}
 	r := &rules{}
 	for _, l := range lines {

@@ -34,6 +34,11 @@ type Kind struct {
 // base is what every tree needs to be a root folder.
 var base = []string{"base-files", "libc-bin", "bash", "dash", "coreutils", "findutils", "grep", "sed", "gawk", "tar", "gzip", "xz-utils", "zstd", "diffutils"}
 
+var kernelTools = []string{
+	"gcc", "libc6-dev", "make", "flex", "bison", "bc", "perl", "python3-minimal", "libpython3-stdlib",
+	"libelf-dev", "libssl-dev", "openssl", "kmod", "cpio", "bzip2", "patch", "hostname",
+}
+
 // The kinds of tool tree.
 var (
 	// Image has what disks and their contents are made and judged with.
@@ -43,16 +48,21 @@ var (
 		"openssl", "whois", // mkpasswd
 	}, base...)}
 	// Kernel has what the Linux kernel is built with.
-	Kernel = Kind{"kernel", append([]string{
-		"gcc", "libc6-dev", "make", "flex", "bison", "bc", "perl", "python3-minimal", "libpython3-stdlib",
-		"libelf-dev", "libssl-dev", "openssl", "kmod", "cpio", "bzip2", "patch", "hostname",
-	}, base...)}
+	Kernel = Kind{"kernel", append(kernelTools, base...)}
+	// KernelARM and KernelARM64 add a compiler for the gateways.
+	KernelARM   = Kind{"kernel-arm", append([]string{"gcc-arm-linux-gnueabi"}, Kernel.Packages...)}
+	KernelARM64 = Kind{"kernel-arm64", append([]string{"gcc-aarch64-linux-gnu"}, Kernel.Packages...)}
 	// VM has what images are started with.
 	VM = Kind{"vm", append([]string{"qemu-system-x86", "ovmf", "seabios", "qemu-utils", "openssh-client"}, base...)}
+	// Gateway has what gateways are played with.
+	Gateway = Kind{"gateway", append([]string{"qemu-system-arm", "u-boot-qemu", "qemu-utils"}, base...)}
 )
 
+// Browser has what web pages are tried with.
+var Browser = Kind{"browser", append([]string{"chromium-headless-shell", "fonts-dejavu-core"}, base...)}
+
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {
