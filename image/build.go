@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"appplatform/archive"
 	"appplatform/bundle"
 	"appplatform/image/internal/disk"
 	"appplatform/image/internal/ext4"
+	"appplatform/image/internal/extlinux"
 	"appplatform/image/internal/kernel"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/cache"
@@ -136,7 +138,7 @@ func (b *build) buildKernel(ctx context.Context, progress func(done, total int64
 	}
 	if !b.cache.Has("kernels", b.keys.kernel) {
 		fetched := b.fetching(progress, b.Lock.KernelTools, b.Lock.KernelSource)
-		tools, err := tooltree.Open(ctx, b.archive, tooltree.Kernel, b.Lock.KernelTools, fetched)
+		tools, err := tooltree.Open(ctx, b.archive, made[b.Board.Arch].tools, b.Lock.KernelTools, fetched)
 		if err != nil {
 			return err
 		}
@@ -399,27 +401,33 @@ func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, 
 		"a/" + bundle.SignatureName: {Data: signature},
 		"label":                     {Data: []byte(b.Label + "\n")},
 	}}
+	if b.Board.Boot == "extlinux" && b.Board.Arch == "arm64" {
+		o.Boot[extlinux.ScriptPath] = disk.Source{Data: extlinux.Script()}
+	}
 	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	img := filepath.Join(b.Out, b.imageName(".img"))
-	part := img + ".part"
-	qcow := filepath.Join(b.Out, b.imageName(".qcow2"))
-	for _, f := range []string{part, qcow + ".part"} {
-		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+	images := b.diskImages()
+	for _, f := range images {
+		if err := os.Remove(f + ".part"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
+		defer os.Remove(f + ".part")
 	}
-	defer os.Remove(part)
-	defer os.Remove(qcow + ".part")
-	if err := disk.Write(ctx, b.tools, o, part); err != nil {
+	if err := disk.Write(ctx, b.tools, o, images[0]+".part"); err != nil {
 		return err
 	}
-	if err := b.tools.Run(ctx, tooltree.Cmd{
-		Args:     []string{"qemu-img", "convert", "-f", "raw", "-O", "qcow2", part, qcow + ".part"},
-		Writable: []string{b.Out},
-	}); err != nil {
-		return fmt.Errorf("cannot make the qcow2 image: %w", err)
+	if err := b.checkSize(images[0] + ".part"); err != nil {
+		return err
+	}
+	for i, format := range b.Board.Formats {
+		err := b.tools.Run(ctx, tooltree.Cmd{
+			Args:     []string{"qemu-img", "convert", "-f", "raw", "-O", format, images[0] + ".part", images[i+1] + ".part"},
+			Writable: []string{b.Out},
+		})
+		if err != nil {
+			return fmt.Errorf("cannot make the %s image: %w", format, err)
+		}
 	}
 	for _, f := range []struct {
 		name string
@@ -429,10 +437,40 @@ func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, 
 			return err
 		}
 	}
-	for _, f := range []string{img, qcow} {
+	for _, f := range images {
 		if err := publish(f+".part", f); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// diskImages are the paths of the finished disk images, the raw one first.
+func (p *Plan) diskImages() []string {
+	images := []string{filepath.Join(p.Out, p.imageName(".img"))}
+	for _, format := range p.Board.Formats {
+		images = append(images, filepath.Join(p.Out, p.imageName("."+format)))
+	}
+	return images
+}
+
+// checkSize holds the image to the board's limit (OS-A3).
+func (b *build) checkSize(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if limit := b.Board.ImageLimit; limit > 0 && info.Size() > int64(limit) {
+		parts, err := b.parts()
+		if err != nil {
+			return err
+		}
+		var list []string
+		for _, p := range parts {
+			list = append(list, fmt.Sprintf("%s %.2f MB", p.Name, float64(p.Size)/1e6))
+		}
+		return hint.Errorf("leave something out (rootfs/rules), or raise image_limit in boards/"+b.Board.Name+"/board.json",
+			"the image has %.2f MB and may have %.2f MB: %s", float64(info.Size())/1e6, float64(limit)/1e6, strings.Join(list, ", "))
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func resolveLock(ctx context.Context, a *archive.Archive, repo *repository, b bo
 		{&l.Ramdisk, archive.Request{Arch: b.Arch, Names: ramdisk, Optional: b.OptionalSuites}},
 		{&l.KernelSource, archive.Request{Arch: tooltree.Arch, Names: []string{kernel.SourcePackage}, Alone: true}},
 		{&l.ImageTools, archive.Request{Arch: tooltree.Arch, Names: tooltree.Image.Packages}},
-		{&l.KernelTools, archive.Request{Arch: tooltree.Arch, Names: tooltree.Kernel.Packages}},
+		{&l.KernelTools, archive.Request{Arch: tooltree.Arch, Names: made[b.Arch].tools.Packages}},
 	} {
 		res, err := a.Resolve(ctx, q.request)
 		if err != nil {

@@ -166,7 +166,7 @@ func (p *Plan) platform() bundle.Platform {
 	table := p.table()
 	return bundle.Platform{
 		Board: p.Board.Name, Arch: p.Board.Arch, Label: p.Label,
-		Scheme: p.Board.Scheme, DiskUUID: table.DiskUUID, BootUUID: table.BootUUID(),
+		Scheme: p.Board.Scheme, Boot: p.Board.Boot, DiskUUID: table.DiskUUID, BootUUID: table.UUID(partitions.Boot),
 		Keys: []string{p.Signing.Public}, DevKey: p.Signing.Development,
 	}
 }
@@ -175,15 +175,17 @@ func (p *Plan) table() partitions.Table { return partitions.Factory(p.Board.Sche
 
 // made is how the kernel's makefiles name what is built for an architecture,
 // and about how many objects it compiles.
-var made = map[string]kernel.Spec{
-	"amd64": {Arch: "x86_64", Target: "bzImage", Objects: 2150},
+var made = map[string]struct {
+	kernel.Spec
+	tools tooltree.Kind
+}{
+	"amd64": {kernel.Spec{Arch: "x86_64", Target: "bzImage", Objects: 2150}, tooltree.Kernel},
+	"arm64": {kernel.Spec{Arch: "arm64", Cross: "aarch64-linux-gnu-", Target: "Image.gz", Objects: 1900}, tooltree.KernelARM64},
+	"armel": {kernel.Spec{Arch: "arm", Cross: "arm-linux-gnueabi-", Target: "zImage", Objects: 1600}, tooltree.KernelARM},
 }
 
 func (p *Plan) kernelSpec() (kernel.Spec, error) {
-	spec, ok := made[p.Board.Arch]
-	if !ok {
-		return spec, fmt.Errorf("cannot build a kernel for %s", p.Board.Arch)
-	}
+	spec := made[p.Board.Arch].Spec
 	spec.Source = p.Lock.KernelSource[0]
 	for _, name := range []string{path.Join(boards.Dir, "common.config"), path.Join(boards.Dir, p.Board.Name, "kernel.config")} {
 		text, err := fs.ReadFile(p.repo.fs, name)

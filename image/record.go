@@ -62,18 +62,27 @@ func stampOf(path string) (stamp, error) {
 func (b *build) finish(context.Context) (*Result, error) {
 	r := &Result{}
 	rec := record{Key: b.keys.image, Stamps: map[string]stamp{}, Result: r, Kernel: b.kernel.Image}
-	for _, ext := range []string{".img", ".qcow2", ".manifest.json", ".manifest.json.minisig", ".lock"} {
-		name := b.imageName(ext)
-		r.Files = append(r.Files, filepath.Join(b.Out, name))
-		s, err := stampOf(filepath.Join(b.Out, name))
+	r.Files = b.diskImages()
+	for _, ext := range []string{".manifest.json", ".manifest.json.minisig", ".lock"} {
+		r.Files = append(r.Files, filepath.Join(b.Out, b.imageName(ext)))
+	}
+	for _, f := range r.Files {
+		s, err := stampOf(f)
 		if err != nil {
 			return nil, err
 		}
-		rec.Stamps[name] = s
+		rec.Stamps[filepath.Base(f)] = s
 	}
 	var err error
 	if r.Parts, err = b.parts(); err != nil {
 		return nil, err
+	}
+	for _, f := range b.diskImages() {
+		used, err := usedBytes(f)
+		if err != nil {
+			return nil, err
+		}
+		r.Parts = append(r.Parts, Part{filepath.Ext(f)[1:] + " (on disk)", used})
 	}
 	text, err := json.MarshalIndent(rec, "", " ")
 	if err != nil {
@@ -82,12 +91,12 @@ func (b *build) finish(context.Context) (*Result, error) {
 	if err := atomicfile.Write(b.recordPath(), append(text, '\n'), 0o644); err != nil {
 		return nil, err
 	}
-	b.cache.Keep("rootfs", 4)
-	b.cache.Keep("packed", 4)
-	b.cache.Keep("ramdisks", 8)
-	b.cache.Keep("agents", 8)
-	b.cache.Keep("unpacked", 6)
-	b.cache.Keep("pieces", 1000)
+	b.cache.Keep("rootfs", 6)
+	b.cache.Keep("packed", 6)
+	b.cache.Keep("ramdisks", 12)
+	b.cache.Keep("agents", 12)
+	b.cache.Keep("unpacked", 18)
+	b.cache.Keep("pieces", 2000)
 	return r, nil
 }
 
@@ -102,13 +111,6 @@ func (b *build) parts() ([]Part, error) {
 			return nil, err
 		}
 		parts = append(parts, Part{f.name, info.Size()})
-	}
-	for _, ext := range []string{".img", ".qcow2"} {
-		used, err := usedBytes(filepath.Join(b.Out, b.imageName(ext)))
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, Part{ext[1:] + " (on disk)", used})
 	}
 	return parts, nil
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"appplatform/image/internal/ext4"
+	"appplatform/image/internal/extlinux"
 	"appplatform/image/internal/grub"
 	"appplatform/partitions"
 	"appplatform/tooltree"
@@ -60,18 +61,20 @@ func write(ctx context.Context, tools *tooltree.Tree, o Options, out string) err
 	if err != nil {
 		return err
 	}
-	if o.Table.Scheme != partitions.GPT {
-		return fmt.Errorf("internal error: partition scheme %q", o.Table.Scheme)
+	boot, ok := o.Table.Part(partitions.Boot)
+	if !ok {
+		return errors.New("internal error: the table lacks the boot partition")
 	}
-	boot, haveBoot := o.Table.Part(partitions.Boot)
-	efi, haveEFI := o.Table.Part(partitions.EFI)
-	if !haveBoot || !haveEFI {
-		return errors.New("internal error: the table lacks the boot or the EFI partition")
+	o.Boot = maps.Clone(o.Boot)
+	write := writeGPT
+	if o.Table.Scheme == partitions.MBR {
+		write = writeMBR
+		o.Boot[extlinux.ConfigPath] = Source{Data: extlinux.Config(o.Table.UUID(partitions.Boot), o.Table.UUID(partitions.Rootfs))}
+	} else {
+		o.Boot[grub.ConfigPath] = Source{Data: grub.Config}
+		o.Boot[grub.EnvPath] = Source{Data: grub.Env()}
 	}
-	files := maps.Clone(o.Boot)
-	files[grub.ConfigPath] = Source{Data: grub.Config}
-	files[grub.EnvPath] = Source{Data: grub.Env()}
-	if err := checkRoom(files, boot); err != nil {
+	if err := checkRoom(o.Boot, boot); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
@@ -79,13 +82,25 @@ func write(ctx context.Context, tools *tooltree.Tree, o Options, out string) err
 		return err
 	}
 	defer f.Close()
+	if err := write(ctx, tools, o, f); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// writeGPT makes a disk for virtual machines, at its full size.
+func writeGPT(ctx context.Context, tools *tooltree.Tree, o Options, f *os.File) error {
+	boot, _ := o.Table.Part(partitions.Boot)
+	efi, ok := o.Table.Part(partitions.EFI)
+	if !ok {
+		return errors.New("internal error: the table lacks the EFI partition")
+	}
 	if err := f.Truncate(int64(o.Table.DiskSize)); err != nil {
 		return err
 	}
-
 	// The parts write to places of their own, side by side.
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return writeBoot(ctx, tools, o, boot, files, out) })
+	group.Go(func() error { return writeBoot(ctx, tools, o, boot, f.Name()) })
 	group.Go(func() error {
 		images, err := grub.Make(ctx, tools, o.Table)
 		if err != nil {
@@ -94,12 +109,9 @@ func write(ctx context.Context, tools *tooltree.Tree, o Options, out string) err
 		if err := writeTable(f, o.Table, images); err != nil {
 			return err
 		}
-		return writeEFI(ctx, tools, efi, images.EFI, o.Time, out)
+		return writeEFI(ctx, tools, efi, images.EFI, o.Time, f.Name())
 	})
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return f.Close()
+	return group.Wait()
 }
 
 // checkRoom refuses an image that could never be updated: the next one, which
@@ -141,10 +153,10 @@ func writeTable(f *os.File, t partitions.Table, images *grub.Images) error {
 }
 
 // writeBoot makes sda1.
-func writeBoot(ctx context.Context, tools *tooltree.Tree, o Options, boot partitions.Partition, files map[string]Source, out string) error {
+func writeBoot(ctx context.Context, tools *tooltree.Tree, o Options, boot partitions.Partition, out string) error {
 	r, w := io.Pipe()
 	defer r.Close()
-	go func() { w.CloseWithError(writeTar(w, files, o.Time)) }()
+	go func() { w.CloseWithError(writeTar(w, o.Boot, o.Time)) }()
 	return ext4.Write(ctx, tools, ext4.Options{
 		Type:   ext4.Ext2,
 		Label:  grub.Label,
@@ -213,35 +225,7 @@ func (s Source) writeTar(t *tar.Writer, name string, mtime time.Time) error {
 // writeEFI makes the EFI partition: FAT16, since 16 MiB have too few clusters
 // for FAT32 and firmware reads both.
 func writeEFI(ctx context.Context, tools *tooltree.Tree, p partitions.Partition, program []byte, mtime time.Time, out string) error {
-	dir, err := os.MkdirTemp("", "efi")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, path.Base(grub.EFIProgram))
-	if err := os.WriteFile(file, program, 0o644); err != nil {
-		return err
-	}
-	if err := os.Chtimes(file, mtime, mtime); err != nil {
-		return err
-	}
-	image := fmt.Sprintf("%s@@%d", out, p.Start)
-	env := []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", mtime.Unix()), "MTOOLS_SKIP_CHECK=1"}
 	serial := strings.ToUpper(strings.ReplaceAll(p.UUID, "-", ""))[:8]
-	commands := [][]string{
-		{"mkfs.vfat", "-F", "16", "-n", "EFI", "-i", serial, "--invariant",
-			fmt.Sprintf("--offset=%d", p.Start/partitions.Sector), "-h", fmt.Sprint(int64(p.Start / partitions.Sector)),
-			out, fmt.Sprint(int64(p.Size / partitions.KiB))},
-	}
-	for _, d := range parents(grub.EFIProgram) {
-		commands = append(commands, []string{"mmd", "-i", image, "::/" + d})
-	}
-	commands = append(commands, []string{"mcopy", "-m", "-i", image, file, "::/" + grub.EFIProgram})
-	for _, args := range commands {
-		err := tools.Run(ctx, tooltree.Cmd{Args: args, Env: env, ReadOnly: []string{dir}, Writable: []string{filepath.Dir(out)}})
-		if err != nil {
-			return fmt.Errorf("cannot make the EFI partition: %w", err)
-		}
-	}
-	return nil
+	files := map[string]Source{grub.EFIProgram: {Data: program}}
+	return writeFAT(ctx, tools, fat{p, "EFI", serial, []string{"-F", "16"}}, files, mtime, out)
 }
