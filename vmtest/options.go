@@ -16,13 +16,31 @@ import (
 	"appplatform/tooltree"
 )
 
+// Arch is a kind of processor, as QEMU's programs are named.
+type Arch string
+
+// The processors that images are built for.
+const (
+	X86   Arch = "x86_64"
+	ARM   Arch = "arm"
+	ARM64 Arch = "aarch64"
+)
+
+// cpus are the models that QEMU plays. max has SHA instructions, with which an
+// image is hashed in half the time; the gateways get what is closest to theirs.
+var cpus = map[Arch]string{X86: "max", ARM: "cortex-a15", ARM64: "cortex-a72"}
+
+// uboot are the boot loaders of gateways, in the tool tree.
+var uboot = map[Arch]string{ARM: "/usr/lib/u-boot/qemu_arm/u-boot.bin", ARM64: "/usr/lib/u-boot/qemu_arm64/u-boot.bin"}
+
 // Firmware is what starts the boot loader.
 type Firmware string
 
-// The firmware of virtual machines.
+// The firmware of virtual machines, and that of gateways.
 const (
-	BIOS Firmware = "bios"
-	UEFI Firmware = "uefi"
+	BIOS  Firmware = "bios"
+	UEFI  Firmware = "uefi"
+	UBoot Firmware = "u-boot"
 )
 
 // A Controller is how a disk is attached.
@@ -54,6 +72,9 @@ var attach = map[Controller][]string{
 	NVMe:   {"nvme,serial=%s,drive=%[1]s"},
 }
 
+// attachAHCI is for a machine that has no controller of its own.
+var attachAHCI = []string{"ich9-ahci,id=hba-%s", "ide-hd,bus=hba-%[1]s.0,drive=%[1]s"}
+
 // A Disk is an image file that the machine writes to.
 type Disk struct {
 	Path       string
@@ -63,12 +84,13 @@ type Disk struct {
 
 // Options describe one machine.
 type Options struct {
-	// Tools is a tree of kind tooltree.VM.
+	// Tools is a tree of kind tooltree.VM, or of tooltree.Gateway for ARM.
 	Tools *tooltree.Tree
+	Arch  Arch // X86 if empty
 	// Dir takes the serial log and the firmware's variables, which outlive the
 	// machine. It is made if need be.
 	Dir      string
-	Firmware Firmware // BIOS if empty
+	Firmware Firmware // BIOS if empty, UBoot on ARM
 	Disks    []Disk
 	Memory   partitions.Size // 512 MiB if 0 (OS-A4)
 	CPUs     int             // 1 if 0 (OS-A4)
@@ -104,8 +126,13 @@ const (
 
 // withDefaults fills in what an ordinary machine of the specification has.
 func (o Options) withDefaults() Options {
-	if o.Firmware == "" {
+	if o.Arch == "" {
+		o.Arch = X86
+	}
+	if o.Firmware == "" && o.Arch == X86 {
 		o.Firmware = BIOS
+	} else if o.Firmware == "" {
+		o.Firmware = UBoot
 	}
 	if o.Memory == 0 {
 		o.Memory = 512 * partitions.MiB
@@ -132,6 +159,9 @@ func (o Options) withDefaults() Options {
 // chipset picks the machine type: IDE is on the old one, AHCI on the new, and
 // Linux finds no disk behind the new one's mptsas1068.
 func (o Options) chipset() string {
+	if o.Arch != X86 {
+		return "virt,acpi=off" // With ACPI, arm64 has a power button only there.
+	}
 	for _, d := range o.Disks {
 		switch d.Controller {
 		case AHCI:
@@ -149,17 +179,20 @@ func (o Options) chipset() string {
 // args is QEMU's command line; sockets is where it finds our sockets, ports
 // are the host's ports by the guest's.
 func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
-	// max: with SHA instructions, an image is hashed in half the time.
-	accel, cpu := "tcg,thread=multi", "max"
+	accel, cpu := "tcg,thread=multi", cpus[o.Arch]
 	if o.KVM {
 		accel, cpu = "kvm", "host"
 	}
 	args := []string{
-		"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-name", "app-platform",
+		"qemu-system-" + string(o.Arch), "-nodefaults", "-no-user-config", "-name", "app-platform",
 		"-machine", o.chipset(), "-accel", accel, "-cpu", cpu,
 		"-m", strconv.Itoa(int(o.Memory/partitions.MiB)) + "M", "-smp", strconv.Itoa(o.CPUs),
-		"-display", "none", "-vga", "std", "-boot", "strict=on",
-		"-device", "virtio-rng-pci",
+		"-display", "none", "-device", "virtio-rng-pci",
+	}
+	if o.Arch == X86 {
+		args = append(args, "-vga", "std", "-boot", "strict=on")
+	} else if o.Kernel == "" {
+		args = append(args, "-bios", uboot[o.Arch])
 	}
 	if o.NoReboot {
 		args = append(args, "-no-reboot")
@@ -190,13 +223,16 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 		// nothing is gained by waiting for the host's disk.
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, d.Format, d.Path))
 		devices, ok := attach[d.Controller]
+		if o.Arch != X86 && d.Controller == AHCI {
+			devices = attachAHCI
+		}
 		if !ok {
 			return nil, fmt.Errorf("cannot attach %s: unknown controller %q (one of %v)", d.Path, d.Controller, Controllers)
 		}
 		for j, device := range devices {
 			device = fmt.Sprintf(device, id)
 			// QEMU itself starts a kernel as the first thing of all.
-			if j == len(devices)-1 && o.Kernel == "" {
+			if j == len(devices)-1 && o.Kernel == "" && o.Arch == X86 {
 				device += fmt.Sprintf(",bootindex=%d", i)
 			}
 			args = append(args, "-device", device)

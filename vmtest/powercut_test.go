@@ -24,32 +24,40 @@ const typicalInstall = 70 * time.Second
 // Started again, the machine completes it without help.
 func TestPowerCutDuringInstall(t *testing.T) {
 	t.Parallel()
+	o := vmtest.Options{NoReboot: true, Disks: []vmtest.Disk{{Path: newDisk(t, factoryImage(t), 4*partitions.GiB)}}}
+	cutInstall(t, o, saysRescue, *cuts, checkInstalled)
+}
+
+// cutInstall cuts the power of a machine that installs itself, so often from
+// the moment on that it says something, and judges what becomes of its disk.
+func cutInstall(t *testing.T, o vmtest.Options, begins string, times int, check func(*testing.T, string)) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	moments := make([]time.Duration, *cuts)
+	moments := make([]time.Duration, times)
 	for i := range moments {
 		moments[i] = time.Duration(random.Int64N(int64(typicalInstall)))
 	}
 	slices.Sort(moments)
-	for i, disk := range cutDisks(t, moments) {
+	for i, disk := range cutDisks(t, o, begins, moments) {
 		t.Run(fmt.Sprintf("after %v", moments[i].Round(time.Second)), func(t *testing.T) {
 			t.Parallel()
-			m := start(t, vmtest.Options{Disks: []vmtest.Disk{{Path: disk}}, NoReboot: true})
-			finish(t, m)
-			checkInstalled(t, disk)
+			again := o
+			again.Disks = []vmtest.Disk{{Path: disk, Controller: o.Disks[0].Controller}}
+			finish(t, start(t, again))
+			check(t, disk)
 		})
 	}
 }
 
 // cutDisks is what the power cuts leave. The contents of the disk at a moment
 // are those after a cut at that moment, so one run gives all of them.
-func cutDisks(t *testing.T, moments []time.Duration) []string {
+func cutDisks(t *testing.T, o vmtest.Options, begins string, moments []time.Duration) []string {
 	t.Helper()
-	dir := t.TempDir()
-	disk := newDisk(t, factoryImage(t), 4*partitions.GiB)
-	m := start(t, vmtest.Options{Disks: []vmtest.Disk{{Path: disk}}, NoReboot: true})
-	expect(t, m, saysRescue, menuWithin)
+	dir, disk := t.TempDir(), o.Disks[0].Path
+	m := start(t, o)
+	expect(t, m, begins, menuWithin)
 	began := time.Now()
 	var disks []string
 	for i, moment := range moments {

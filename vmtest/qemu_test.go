@@ -37,17 +37,19 @@ const (
 )
 
 // factoryImage is the built image; without one there is nothing to test.
-func factoryImage(t *testing.T) string {
+func factoryImage(t *testing.T) string { return builtImage(t, "x86_64") }
+
+func builtImage(t *testing.T, board string) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts virtual machines")
 	}
-	img, err := filepath.Abs("../out/x86_64/app-platform-x86_64.img")
+	img, err := filepath.Abs(fmt.Sprintf("../out/%[1]s/app-platform-%[1]s.img", board))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(img); err != nil {
-		t.Fatalf("cannot find the image: %v\nhint: make build", err)
+		t.Fatalf("cannot find the image: %v\nhint: make %s", err, board)
 	}
 	return img
 }
@@ -71,7 +73,9 @@ func logDir(t *testing.T) string {
 // start starts a machine that ends with the test, whatever happens.
 func start(t *testing.T, o vmtest.Options) *vmtest.Machine {
 	t.Helper()
-	o.Tools = testtools.Open(t, tooltree.VM)
+	if o.Tools = testtools.Open(t, tooltree.VM); o.Arch != "" && o.Arch != vmtest.X86 {
+		o.Tools = testtools.Open(t, tooltree.Gateway)
+	}
 	if o.Dir == "" {
 		o.Dir = logDir(t)
 	}
@@ -208,7 +212,7 @@ func readTable(t *testing.T, disk string) partitions.Table {
 	if _, err := io.ReadFull(f, head); err != nil {
 		t.Fatal(err)
 	}
-	table, err := partitions.ReadGPT(head)
+	table, err := partitions.Read(head)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,17 +256,23 @@ func checkDisk(t *testing.T, disk string) partitions.Table {
 	}
 	judge(t, disk, "e2fsck", "-f", "-n", on(disk, boot))
 	judge(t, disk, "e2fsck", "-f", "-n", on(disk, data))
-	if label := judge(t, disk, "debugfs", "-R", "cat /label", on(disk, boot)); !isLabel(label) {
+	if label := readBoot(t, disk, boot, "/label"); !isLabel(label) {
 		t.Errorf("/label of sda1 is %q; want six digits", label)
 	}
-	if cfg := judge(t, disk, "debugfs", "-R", "cat /boot/grub/grub.cfg", on(disk, boot)); !strings.Contains(cfg, "\nset default=1\n") {
+	if cfg := readBoot(t, disk, boot, "/boot/grub/grub.cfg"); !strings.Contains(cfg, "\nset default=1\n") {
 		t.Error("grub.cfg does not start the installed system")
 	}
+	checkLog(t, disk, data)
+	return got
+}
+
+// checkLog wants the log of a complete installation on sda2 (OS-C4).
+func checkLog(t *testing.T, disk string, data partitions.Partition) {
+	t.Helper()
 	log := strings.TrimRight(judge(t, disk, "debugfs", "-R", "cat /apps/install_step1.log", on(disk, data)), "\n")
 	if last := log[strings.LastIndexByte(log, '\n')+1:]; last != "finished" {
 		t.Errorf("the last line of install_step1.log is %q; want finished", last)
 	}
-	return got
 }
 
 func isLabel(s string) bool {
@@ -270,12 +280,21 @@ func isLabel(s string) bool {
 	return len(digits) == 6 && strings.Trim(digits, "0123456789") == ""
 }
 
+// readBoot returns a file of sda1.
+func readBoot(t *testing.T, disk string, boot partitions.Partition, name string) string {
+	t.Helper()
+	if boot.Type == partitions.TypeMBRFAT32 {
+		return judge(t, disk, "mtype", "-i", fmt.Sprintf("%s@@%d", disk, boot.Start), "::"+name)
+	}
+	return judge(t, disk, "debugfs", "-R", "cat "+name, on(disk, boot))
+}
+
 // checkRootfs compares sda3 with what the manifest says, byte for byte.
 func checkRootfs(t *testing.T, disk string, table partitions.Table) {
 	t.Helper()
 	boot, _ := table.Part(partitions.Boot)
 	part, _ := table.Part(partitions.Rootfs)
-	text := judge(t, disk, "debugfs", "-R", "cat /a/manifest.json", on(disk, boot))
+	text := readBoot(t, disk, boot, "/a/manifest.json")
 	var manifest bundle.Manifest
 	if err := json.Unmarshal([]byte(text), &manifest); err != nil {
 		t.Fatalf("cannot read the manifest on sda1: %v", err)

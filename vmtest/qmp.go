@@ -11,9 +11,10 @@ import (
 
 // qmp is QEMU's control socket.
 type qmp struct {
-	mu   sync.Mutex
-	conn net.Conn
-	dec  *json.Decoder
+	mu     sync.Mutex
+	conn   net.Conn
+	dec    *json.Decoder
+	reason string // why the machine ended, once it has
 }
 
 // qmpWait is how long QEMU may take to answer; it is quick unless it is stuck.
@@ -22,8 +23,11 @@ const qmpWait = 30 * time.Second
 type qmpMessage struct {
 	Greeting json.RawMessage `json:"QMP"`
 	Event    string          `json:"event"`
-	Return   json.RawMessage `json:"return"`
-	Error    *struct {
+	Data     struct {
+		Reason string `json:"reason"`
+	} `json:"data"`
+	Return json.RawMessage `json:"return"`
+	Error  *struct {
 		Desc string `json:"desc"`
 	} `json:"error"`
 }
@@ -67,8 +71,35 @@ func (q *qmp) execute(command string, args, result any) error {
 		case m.Return != nil:
 			return nil
 		}
-		// An event: nobody asked.
+		q.note(m) // An event: nobody asked.
 	}
+}
+
+func (q *qmp) note(m qmpMessage) {
+	if m.Event == "SHUTDOWN" {
+		q.reason = m.Data.Reason
+	}
+}
+
+// lastReason reads what QEMU has said until its end, and why that came.
+func (q *qmp) lastReason() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_ = q.conn.SetDeadline(time.Now().Add(qmpWait))
+	for {
+		var m qmpMessage
+		if err := q.dec.Decode(&m); err != nil {
+			return q.reason
+		}
+		q.note(m)
+	}
+}
+
+// WantsRestart reports, after the end of a machine with NoReboot, whether it
+// was a restart that ended it.
+func (m *Machine) WantsRestart() bool {
+	<-m.done
+	return m.qmp != nil && m.qmp.lastReason() == "guest-reset"
 }
 
 // Monitor runs a command of QEMU's monitor for people and returns its answer.
