@@ -120,6 +120,10 @@ func (f *buildFlags) build(ctx context.Context, a *app, board string) error {
 	for _, p := range result.Parts {
 		fmt.Fprintf(a.stdout, "  %-22s %7.2f MB\n", p.Name, float64(p.Size)/1e6)
 	}
-	fmt.Fprintf(a.stdout, "%s (%v) in %.1f s\n", result.Files[0], partitions.Size(plan.Board.Disk), time.Since(began).Seconds())
+	size := plan.Board.Disk
+	if info, err := os.Stat(result.Files[0]); err == nil {
+		size = partitions.Size(info.Size()) // A gateway's image is cut off.
+	}
+	fmt.Fprintf(a.stdout, "%s (%s) in %.1f s\n", result.Files[0], size.Short(), time.Since(began).Seconds())
 	return nil
 }

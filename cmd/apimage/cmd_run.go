@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -35,8 +36,8 @@ machine like a power cut, poweroff shuts it down.`,
 		var f runFlags
 		flags.StringVar(&f.repo, "repo", ".", "`folder` inside the checkout")
 		flags.StringVar(&f.image, "image", "", "`file` to start instead of out/BOARD/app-platform-BOARD.img")
-		flags.StringVar(&f.controller, "controller", string(vmtest.VirtioSCSI), "disk `controller`: "+controllers())
-		flags.StringVar(&f.size, "disk", "", "`size` of the disk, such as \"64 GiB\"; by default that of the image")
+		flags.StringVar(&f.controller, "controller", "", "disk `controller`, by default what the board has: "+controllers())
+		flags.StringVar(&f.size, "disk", "", "`size` of the disk, such as \"64 GiB\"; by default the board's")
 		flags.BoolVar(&f.fresh, "fresh", false, "start from a new copy of the image")
 		flags.BoolVar(&f.uefi, "uefi", false, "start from UEFI firmware instead of BIOS")
 		flags.IntVar(&f.memory, "memory", 0, "memory in `MiB`, by default the board's")
@@ -61,6 +62,17 @@ func controllers() string {
 	return strings.Join(names, ", ")
 }
 
+// played is how QEMU plays the boards of an architecture.
+var played = map[string]struct {
+	arch       vmtest.Arch
+	tools      tooltree.Kind
+	controller vmtest.Controller
+}{
+	"amd64": {vmtest.X86, tooltree.VM, vmtest.VirtioSCSI},
+	"armel": {vmtest.ARM, tooltree.Gateway, vmtest.AHCI},
+	"arm64": {vmtest.ARM64, tooltree.Gateway, vmtest.NVMe},
+}
+
 func (f *runFlags) run(ctx context.Context, a *app, name string) error {
 	dir, err := image.FindRepository(f.repo)
 	if err != nil {
@@ -71,9 +83,12 @@ func (f *runFlags) run(ctx context.Context, a *app, name string) error {
 		return err
 	}
 	o := vmtest.Options{
-		Dir: filepath.Join(dir, "out", name, "run"), Firmware: vmtest.BIOS, Terminal: true,
+		Arch: played[board.Arch].arch, Dir: filepath.Join(dir, "out", name, "run"), Terminal: true,
 		Memory: board.Memory, CPUs: f.cpus, Watchdog: true, Stderr: a.stderr,
 		Forward: map[int]int{22: f.ssh, 443: f.https},
+	}
+	if f.uefi && o.Arch != vmtest.X86 {
+		return usagef("%s starts from U-Boot, not from UEFI", name)
 	}
 	if f.uefi {
 		o.Firmware = vmtest.UEFI
@@ -85,20 +100,20 @@ func (f *runFlags) run(ctx context.Context, a *app, name string) error {
 	if err != nil {
 		return err
 	}
-	o.Disks = []vmtest.Disk{{Path: disk, Controller: vmtest.Controller(f.controller)}}
+	controller := vmtest.Controller(f.controller)
+	if controller == "" {
+		controller = played[board.Arch].controller
+	}
+	o.Disks = []vmtest.Disk{{Path: disk, Controller: controller}}
 	archive, err := a.archive(ctx)
 	if err != nil {
 		return err
 	}
 	archive.Log = func(text string) { fmt.Fprintln(a.stderr, text) }
-	if o.Tools, err = image.OpenTools(ctx, archive, tooltree.VM, nil); err != nil {
+	if o.Tools, err = image.OpenTools(ctx, archive, played[board.Arch].tools, nil); err != nil {
 		return err
 	}
-	kernel, probe := image.BuiltKernel(filepath.Join(dir, "out", name))
-	if probe == nil {
-		probe = vmtest.CanKVM(ctx, o, kernel)
-	}
-	o.KVM = probe == nil
+	probe := f.probe(ctx, &o, filepath.Join(dir, "out", name))
 	m, err := vmtest.Start(ctx, o)
 	if err != nil {
 		return err
@@ -108,6 +123,19 @@ func (f *runFlags) run(ctx context.Context, a *app, name string) error {
 	}
 	fmt.Fprintf(a.stderr, "ssh -p %d admin@127.0.0.1    https://127.0.0.1:%d/    Ctrl-A X ends the machine\r\n", m.Port(22), m.Port(443))
 	return m.Wait()
+}
+
+// probe turns KVM on if a machine starts with it; otherwise it says why not.
+func (f *runFlags) probe(ctx context.Context, o *vmtest.Options, out string) error {
+	if o.Arch != vmtest.X86 {
+		return errors.New("another processor than this machine's")
+	}
+	kernel, err := image.BuiltKernel(out)
+	if err == nil {
+		err = vmtest.CanKVM(ctx, *o, kernel)
+	}
+	o.KVM = err == nil
+	return err
 }
 
 // disk returns the machine's disk, copied from the image if there is none yet
@@ -124,7 +152,7 @@ func (f *runFlags) disk(a *app, board boards.Board, dir, state string) (string, 
 	if err != nil {
 		return "", fmt.Errorf("cannot start %s: %w\nhint: apimage build %s makes the image", board.Name, err, board.Name)
 	}
-	size := partitions.Size(source.Size())
+	size := max(partitions.Size(source.Size()), board.Disk) // A gateway's image is cut off.
 	if f.size != "" {
 		if size, err = partitions.ParseSize(f.size); err != nil {
 			return "", usageError{err}

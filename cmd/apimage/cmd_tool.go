@@ -24,7 +24,7 @@ The program sees the current folder, the home folder, /dev, /proc and the host's
 network; terminal, signals and sockets pass through. Other folders are named
 with --bind.`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
-		kind := flags.String("kind", "", "set of tools to look in: image, vm or kernel; by default all, in this order")
+		kind := flags.String("kind", "", "set of tools to look in: image, vm, kernel, gateway, kernel-arm, kernel-arm64 or browser; by default all, in this order")
 		bind := flags.String("bind", "", "more host `folders` to see, separated by colons")
 		return func(ctx context.Context, a *app, args []string) error {
 			if len(args) == 0 {

@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"context"
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"appplatform/internal/testtools"
+	"appplatform/tooltree"
+	"appplatform/vmtest"
+)
+
+// Limits of what takes a minute and a half under TCG.
+const (
+	installWithin = 10 * time.Minute
+	bootWithin    = 4 * time.Minute
+	commandWithin = 2 * time.Minute
+)
+
+// builtImage is what `make build` has made for the board.
+func builtImage(t *testing.T, board string) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a gateway")
+	}
+	img, err := filepath.Abs("../out/" + board + "/app-platform-" + board + ".img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(img); err != nil {
+		t.Fatalf("cannot find the image: %v\nhint: make %s", err, board)
+	}
+	return img
+}
+
+// OS-A2, OS-C3, OS-C5, OS-D3, OS-D4, OS-E3, OS-F2: an administrator installs an
+// App Platform through the pages and follows the manual's two procedures for
+// one that does not start.
+func TestAdministrator(t *testing.T) {
+	for _, test := range []struct{ model, rootfs, data string }{
+		{"IPx11", "/dev/sda3", "/dev/sda2"},
+		{"IPx13", "/dev/nvme0n1p3", "/dev/nvme0n1p2"},
+	} {
+		t.Run(test.model, func(t *testing.T) {
+			preset, err := FindPreset(test.model)
+			if err != nil {
+				t.Fatal(err)
+			}
+			image := builtImage(t, preset.Board)
+			g, err := Open(context.Background(), Options{Preset: preset, Dir: t.TempDir(),
+				Tools: testtools.Open(t, tooltree.Gateway), Log: func(line string) { t.Log(line) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(g.Close)
+			server := httptest.NewServer(g.Handler(""))
+			t.Cleanup(server.Close)
+			u := user{t, browse(t), server.URL}
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("the console ends with:\n%s", g.Console())
+				}
+			})
+			install(u, g, image, test.rootfs)
+			recoverFileSystem(u, g, test.rootfs, test.data)
+			startsAfterUpdate(u, g, test.rootfs)
+		})
+	}
+}
+
+// install is the manual's "ARM Gateway": the App Platform is enabled, its
+// address set and the image named; "the installation runs without any further
+// required step".
+func install(u user, g *Gateway, image, rootfs string) {
+	u.Helper()
+	u.open("general")
+	u.do(chromedp.Click(`input[name=enabled]`, chromedp.ByQuery))
+	u.press("OK")
+	u.see("#state", "no image installed", time.Second)
+	u.open("ip")
+	u.fill("address", "10.0.2.15")
+	u.fill("mask", "255.255.255.0")
+	u.fill("gateway", "10.0.2.2")
+	u.fill("dns1", "10.0.2.3")
+	u.press("OK")
+	u.picture("ip")
+	u.open("installation")
+	u.fill("path", image)
+	u.press("Install")
+	u.see("#progress", "Done: [0-9.]+ MB", time.Minute)
+	u.see("#log", "the App Platform sets the Kernel command line to root="+rootfs, installWithin)
+	u.picture("installation")
+	u.open("general")
+	u.see("#console", "App Platform on(?s:.*)login: $", bootWithin)
+	if got := u.value("cmdline"); got != "root="+rootfs {
+		u.Errorf("the Kernel command line is %q after the installation; want root=%s", got, rootfs)
+	}
+	u.picture("general")
+	s := ssh(u.T, g)
+	want(u.T, s, "cat /proc/mounts /proc/cmdline", "root="+rootfs)
+	want(u.T, s, "ip route", "default via 10.0.2.2")
+	want(u.T, s, "tail -n 1 /apps/install_step1.log", "finished")
+	asRoot(u.T, s, "psql -At -d postgres -c 'select 6*7'", `(?m)^42`)
+}
+
+// recoverFileSystem is "How to recover from a broken File System / Gateway".
+func recoverFileSystem(u user, g *Gateway, rootfs, data string) {
+	u.Helper()
+	u.open("general")
+	u.press("Stop")
+	u.see("#state", "stopped", time.Second)
+	u.fill("cmdline", "root=/dev/ram0")
+	u.fill("initrd", "ramdisk.ext2.xz")
+	u.fill("ramdisk_size", "100000")
+	u.press("Start")
+	u.see("#console", "Press a key here or log in over SSH", bootWithin)
+	s := ssh(u.T, g) // and no key: somebody is logged in, so it stays
+	asRoot(u.T, s, "e2fsck -p -f "+data+"; echo code $?", `code [01]\b`)
+	asRoot(u.T, s, "e2fsck -p -f "+rootfs+"; echo code $?", `code [01]\b`)
+	u.open("general")
+	u.press("Stop")
+	u.fill("cmdline", "root="+rootfs)
+	u.fill("initrd", "")
+	u.fill("ramdisk_size", "")
+	u.press("Start")
+	want(u.T, ssh(u.T, g), "cat /proc/cmdline", "root="+rootfs)
+}
+
+// startsAfterUpdate is "App Platform doesn't start after an update / Gateway",
+// with the other way to write the root: nothing is pending and nobody there, so
+// that it starts the old image and "automatically change[s] the Kernel command
+// line value".
+func startsAfterUpdate(u user, g *Gateway, rootfs string) {
+	u.Helper()
+	u.open("general")
+	u.press("Shutdown")
+	u.see("#state", "stopped", bootWithin)
+	u.open("general")
+	u.press("Stop")
+	u.fill("cmdline", "/dev/ram0")
+	u.fill("initrd", "ramdisk.ext2.xz")
+	u.fill("ramdisk_size", "100000")
+	u.press("Start")
+	u.see("#console", "Press a key here", bootWithin)
+	began := time.Now()
+	u.open("installation") // where the log is
+	u.see("#log", "(?s)sets the Kernel command line.*sets the Kernel command line to root="+rootfs, 3*time.Minute)
+	if took := time.Since(began); took < 50*time.Second {
+		u.Errorf("the rescue system waited only %v", took)
+	}
+	want(u.T, ssh(u.T, g), "cat /proc/cmdline", "root="+rootfs)
+	u.open("general")
+	if got := u.value("cmdline"); got != "root="+rootfs {
+		u.Errorf("the Kernel command line is %q; want root=%s", got, rootfs)
+	}
+}
+
+// ssh logs in as admin as soon as the platform lets in.
+func ssh(t *testing.T, g *Gateway) *vmtest.SSH {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootWithin)
+	defer cancel()
+	for ctx.Err() == nil {
+		if port := g.Status().SSH; port != 0 {
+			s, err := vmtest.DialSSH(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), "admin", "ipapps")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			return s
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Fatal("the App Platform does not run")
+	return nil
+}
+
+func want(t *testing.T, s *vmtest.SSH, command, part string) {
+	t.Helper()
+	if out, err := s.Run(command, "", commandWithin); err != nil || !strings.Contains(out, part) {
+		t.Errorf("%s prints\n%s, %v; want %q", command, out, err, part)
+	}
+}
+
+// asRoot does what people do in their SSH window.
+func asRoot(t *testing.T, s *vmtest.SSH, command, pattern string) {
+	t.Helper()
+	shell, err := s.Shell()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ send, see string }{
+		{"su - root\n", `assword:`}, {"iplinux\n", `# $`}, {command + "\n", pattern}, {"exit\nexit\n", ""},
+	} {
+		if err := shell.Send(step.send); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := shell.Expect(step.see, commandWithin); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
