@@ -12,7 +12,7 @@ export PATH
 # runs the program in the tool tree.
 TOOLS := sfdisk sgdisk mke2fs e2fsck debugfs dumpe2fs tune2fs e2label resize2fs blkid fsck.fat minisign xz shellcheck qemu-img openssl
 
-.PHONY: help run build $(BOARDS) test check bench lint shellcheck tools clean FORCE
+.PHONY: help run gateway build $(BOARDS) test check bench lint shellcheck tools clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z$$()A-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -20,20 +20,27 @@ help: ## show this list
 run: build ## build the VM image and start it; the terminal is its console
 	$(APIMAGE) run $(BOARD)
 
-build: $(BOARD) ## build the image of BOARD (x86_64)
+MODEL ?= IPx11
+gateway: BOARD = $(if $(filter IPx13,$(MODEL)),arm64,armel)
+gateway: $(APIMAGE) ## build the image of MODEL (IPx10, IPx11, IPx13) and play the gateway in a browser
+	$(APIMAGE) build $(BOARD)
+	go run ./cmd/apgateway --model $(MODEL) --install out/$(BOARD)/app-platform-$(BOARD).img
+
+build: $(BOARD) ## build the image of BOARD (x86_64, armel, arm64)
 
 $(BOARDS): $(APIMAGE)
 	$(APIMAGE) build $@
 
-test: lint build ## run everything, the QEMU tests included (an hour with an empty cache)
+test: lint $(BOARDS) ## run everything, the QEMU tests included (over an hour with an empty cache)
 	go test -timeout 30m $(FAST)
 	go test -timeout 60m -parallel 2 ./vmtest -cuts $(CUTS)
+	go test -timeout 30m ./gateway
 
 check: lint ## the fast part: format, vet, staticcheck, layers, unit tests, shellcheck
-	go test -short $(FAST)
+	go test -short $(FAST) ./gateway
 
 # Everything but the tests that install whole machines.
-FAST = $$(go list ./... | grep -v /vmtest)
+FAST = $$(go list ./... | grep -v -e /vmtest -e /gateway)
 
 lint: $(APIMAGE) tools
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'hint: gofmt -w these files'; exit 1; }
