@@ -32,10 +32,9 @@ type Progress struct {
 
 // An installation writes an image to the beginning of the disk.
 type installation struct {
-	mu     sync.Mutex
-	p      Progress
-	began  time.Time
-	cancel context.CancelFunc
+	mu    sync.Mutex
+	p     Progress
+	began time.Time
 }
 
 func (i *installation) progress() Progress {
@@ -134,7 +133,7 @@ func (g *Gateway) begin(source string, open func(context.Context) (io.ReadCloser
 		return hint.Errorf("tick Enable Linux Support on the page General and save", "the App Platform is not enabled")
 	}
 	ctx, cancel := context.WithCancel(g.ctx)
-	in := &installation{p: Progress{Source: source}, began: time.Now(), cancel: cancel}
+	in := &installation{p: Progress{Source: source}, began: time.Now()}
 	g.install = in
 	g.logf("installing %s", source)
 	g.mu.Unlock()

@@ -104,6 +104,7 @@ func TestKeys(t *testing.T) {
 		{"file of both systems", file("rootfs/accounts/passwd", "root admin\n"), "ramdisk rootfs image"},
 		{"packages of the system", file("rootfs/packages/system", "zsh\n"), "rootfs image"},
 		{"packages of the ramdisk", file("rootfs/packages/ramdisk", "toybox\n"), "ramdisk image"},
+		{"rules of the board", file("boards/vm/rules", "drop usr/games/** # no\n"), "rootfs image"},
 		{"packages of the board", file("boards/vm/packages", "emacs\n"), "rootfs image"},
 		{"agent", file("agent/agent.go", "package agent // new\n"), "agent ramdisk rootfs image"},
 		{"new file of the agent", file("agent/internal/x/x.go", "package x\n"), "agent ramdisk rootfs image"},

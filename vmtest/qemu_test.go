@@ -219,6 +219,30 @@ func readTable(t *testing.T, disk string) partitions.Table {
 	return table
 }
 
+// checkTable wants a disk divided as an installed one of its size is.
+func checkTable(t *testing.T, disk string, scheme partitions.Scheme) partitions.Table {
+	t.Helper()
+	info, err := os.Stat(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := partitions.Layout(scheme, partitions.Size(info.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := readTable(t, disk)
+	// An MBR does not say how large the disk is.
+	if scheme == partitions.GPT && got.DiskSize != want.DiskSize || len(got.Parts) != len(want.Parts) {
+		t.Fatalf("the disk is divided as %+v; want %+v", got, want)
+	}
+	for i, p := range got.Parts {
+		if w := want.Parts[i]; p.Number != w.Number || p.Start != w.Start || p.Size != w.Size || p.Type != w.Type {
+			t.Errorf("partition %+v; want %+v", p, w)
+		}
+	}
+	return got
+}
+
 // checkInstalled judges a disk that was switched off after an installation.
 func checkInstalled(t *testing.T, disk string) {
 	t.Helper()
@@ -229,23 +253,7 @@ func checkInstalled(t *testing.T, disk string) {
 // OS-B3, OS-C2, OS-C4, OS-D2, OS-E2.
 func checkDisk(t *testing.T, disk string) partitions.Table {
 	t.Helper()
-	info, err := os.Stat(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := partitions.Layout(partitions.GPT, partitions.Size(info.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := readTable(t, disk)
-	if got.DiskSize != want.DiskSize || len(got.Parts) != len(want.Parts) {
-		t.Fatalf("the disk is divided as %+v; want %+v", got, want)
-	}
-	for i, p := range got.Parts {
-		if w := want.Parts[i]; p.Number != w.Number || p.Start != w.Start || p.Size != w.Size || p.Type != w.Type {
-			t.Errorf("partition %+v; want %+v", p, w)
-		}
-	}
+	got := checkTable(t, disk, partitions.GPT)
 	if out := judge(t, disk, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") {
 		t.Errorf("sgdisk says\n%s", out)
 	}

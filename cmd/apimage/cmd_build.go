@@ -67,8 +67,8 @@ var buildCommand = command{
 	name: "build", args: "BOARD...", summary: "build the images of boards",
 	help: `
 Packages are the newest of the Debian archive unless --locked names them. The
-result lies in out/BOARD: the raw disk image, a qcow2 of it, the signed manifest
-and the lock that builds the same again.`,
+result lies in out/BOARD: the raw disk image, for virtual machines a qcow2 of it,
+the signed manifest and the lock that builds the same again.`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
 		var f buildFlags
 		f.register(flags)
