@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,10 +13,10 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"appplatform/internal/download"
 	"appplatform/internal/hint"
 )
 
@@ -123,7 +122,7 @@ func (a *Archive) fetch(ctx context.Context, p Package, progress func(int64)) er
 }
 
 func explainFetch(p Package, err error) error {
-	var gone *goneError
+	var gone *download.GoneError
 	switch {
 	case errors.As(err, &gone):
 		return hint.Errorf("build without --locked and with --update to take today's version, or use a mirror that keeps old versions (MIRROR=)",
@@ -134,11 +133,6 @@ func explainFetch(p Package, err error) error {
 		return hint.Errorf("check the mirror (MIRROR=) and the network; the packages that were fetched are kept", "cannot fetch package %s: %w", p, err)
 	}
 }
-
-// A goneError is a file that the mirror says it does not have.
-type goneError struct{ status string }
-
-func (e *goneError) Error() string { return e.status }
 
 // client takes the way that apt takes: the proxy of the host's configuration
 // of apt, else that of the environment.
@@ -157,123 +151,31 @@ func (a *Archive) client() *http.Client {
 	return a.httpClient
 }
 
-// maxSilence is how long a mirror may send nothing before it is asked again.
-const maxSilence = time.Minute
-
-// download writes the file at address, of the given size, to f, trying again
-// from where a cut connection left it, and returns its SHA-256.
+// download writes the file at address, of the given size, to f and returns its
+// SHA-256.
 func (a *Archive) download(ctx context.Context, address string, f *os.File, size int64, progress func(int64)) (string, error) {
-	patience := cmp.Or(a.patience, maxSilence)
-	var err error
-	for try := range 4 {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return "", ctx.Err()
-			case <-time.After(time.Duration(try) * patience / 60):
-			}
-		}
-		err = a.downloadRest(ctx, address, f, size, patience, progress)
-		var gone *goneError
-		if err == nil || errors.As(err, &gone) || ctx.Err() != nil {
-			break
-		}
+	if rest, ok := strings.CutPrefix(address, "copy:"); ok { // apt's other word for a mirror in a folder
+		address = "file:" + rest
 	}
+	from, err := download.Open(ctx, address, download.Options{Client: a.client(), Size: size, Patience: a.patience})
 	if err != nil {
 		return "", err
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return "", err
-	}
+	defer from.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	// One byte too many is enough to tell that it is another file.
+	if _, err := io.Copy(io.MultiWriter(f, h, counter(progress)), io.LimitReader(from, size+1)); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func (a *Archive) downloadRest(ctx context.Context, address string, f *os.File, size int64, patience time.Duration, progress func(int64)) error {
-	have, err := f.Seek(0, io.SeekEnd)
-	if err != nil || have >= size {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	silence := time.AfterFunc(patience, func() { cancel(fmt.Errorf("nothing arrived for %v", patience)) })
-	defer silence.Stop()
-	body, err := a.open(ctx, address, have)
-	if err == nil {
-		defer body.Close()
-		arrived := func(n int64) {
-			silence.Reset(patience)
-			if progress != nil {
-				progress(n)
-			}
-		}
-		// One byte too many is enough to tell that it is another file.
-		_, err = io.Copy(f, io.LimitReader(&counter{body, arrived}, size-have+1))
-	}
-	if err != nil && context.Cause(ctx) != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
+// A counter is told how much is written to it.
+type counter func(n int64)
 
-// open starts reading a file: or http address from the given byte on.
-func (a *Archive) open(ctx context.Context, address string, from int64) (io.ReadCloser, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, err
+func (c counter) Write(p []byte) (int, error) {
+	if c != nil {
+		c(int64(len(p)))
 	}
-	if u.Scheme == "file" || u.Scheme == "copy" {
-		f, err := os.Open(u.Path)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, &goneError{err.Error()}
-		} else if err != nil {
-			return nil, err
-		}
-		_, err = f.Seek(from, io.SeekStart)
-		return f, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
-	}
-	res, err := a.client().Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if from > 0 && res.StatusCode == http.StatusOK {
-		// A server that cannot go on in the middle sends all of it.
-		if _, err := io.CopyN(io.Discard, res.Body, from); err != nil {
-			res.Body.Close()
-			return nil, err
-		}
-		return res.Body, nil
-	}
-	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusPartialContent {
-		res.Body.Close()
-		if res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusGone {
-			return nil, &goneError{res.Status}
-		}
-		return nil, fmt.Errorf("the mirror answers %s", strings.ToLower(res.Status))
-	}
-	return res.Body, nil
-}
-
-// A counter tells how much was read through it.
-type counter struct {
-	io.ReadCloser
-	progress func(int64)
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	if n > 0 {
-		c.progress(int64(n))
-	}
-	return n, err
+	return len(p), nil
 }
