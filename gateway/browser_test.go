@@ -17,8 +17,9 @@ import (
 	"appplatform/tooltree"
 )
 
-// browse starts Debian's Chromium, which ends with the test.
-func browse(t *testing.T) context.Context {
+// browse starts Debian's Chromium, which ends with the test and sees the files
+// of one folder.
+func browse(t *testing.T, files string) context.Context {
 	t.Helper()
 	profile := t.TempDir()
 	tools := testtools.Open(t, tooltree.Browser)
@@ -30,7 +31,7 @@ func browse(t *testing.T) context.Context {
 	cmd, err := tools.Command(ctx, tooltree.Cmd{
 		Args: []string{"chromium-headless-shell", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
 			"--remote-debugging-port=0", "--user-data-dir=" + profile, "about:blank"},
-		Writable: []string{profile}, Stderr: w, Family: true,
+		Writable: []string{profile}, ReadOnly: []string{files}, Stderr: w, Family: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +75,7 @@ type user struct {
 	*testing.T
 	tab  context.Context
 	base string
+	name string // of the pictures
 }
 
 func (u user) do(actions ...chromedp.Action) {
@@ -150,7 +152,7 @@ func (u user) picture(name string) {
 		err := chromedp.Run(ctx, chromedp.EmulateViewport(width, 900), chromedp.FullScreenshot(&png, 100))
 		cancel()
 		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name+"-"+kind+".png"), png, 0o644)
+			err = os.WriteFile(filepath.Join(dir, u.name+"-"+name+"-"+kind+".png"), png, 0o644)
 		}
 		if err != nil {
 			u.Errorf("cannot take a picture: %v", err)

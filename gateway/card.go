@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,19 @@ type card struct {
 }
 
 var errEmpty = errors.New("no image is installed")
+
+// HasImage tells a disk with an image from a new one, and from one whose
+// installation was broken off.
+func (g *Gateway) HasImage() bool {
+	f, err := os.Open(g.Disk())
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	sector := make([]byte, partitions.Sector)
+	_, err = io.ReadFull(f, sector)
+	return err == nil && !bytes.Equal(sector, make([]byte, len(sector)))
+}
 
 // openCard reads the boot partition of a disk file.
 func openCard(disk string) (_ *card, err error) {

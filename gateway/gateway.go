@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/hint"
 	"appplatform/tooltree"
@@ -52,6 +54,7 @@ type Gateway struct {
 	ctx  context.Context // ends everything
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	lock *os.File
 
 	mu       sync.Mutex
 	settings Settings
@@ -69,6 +72,9 @@ type machine struct {
 	plan   bootPlan
 }
 
+// uploads are images that arrive; the number is CreateTemp's.
+const uploads = "upload*.part"
+
 // Open makes the gateway of a folder, or takes it over as it was left. Close
 // ends it.
 func Open(ctx context.Context, o Options) (*Gateway, error) {
@@ -76,7 +82,36 @@ func Open(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("cannot open the gateway: %w", err)
 	}
 	g := &Gateway{opts: o}
+	if err := g.take(); err != nil {
+		return nil, err
+	}
 	g.ctx, g.stop = context.WithCancel(ctx)
+	return g, nil
+}
+
+// take locks the folder, removes what a killed process has left and reads the
+// settings.
+func (g *Gateway) take() (err error) {
+	if g.lock, err = os.Open(g.opts.Dir); err != nil {
+		return fmt.Errorf("cannot open the gateway: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			g.lock.Close()
+		}
+	}()
+	if err = unix.Flock(int(g.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return hint.Errorf("give this one another folder (--dir)", "cannot open the gateway: %s belongs to one that runs", g.opts.Dir)
+	}
+	left, err := filepath.Glob(g.path(uploads))
+	if err != nil {
+		return fmt.Errorf("internal error: %w", err)
+	}
+	for _, name := range left {
+		if err = os.Remove(name); err != nil {
+			return fmt.Errorf("cannot open the gateway: %w", err)
+		}
+	}
 	text, err := os.ReadFile(g.path("settings.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &g.settings)
@@ -84,15 +119,16 @@ func Open(ctx context.Context, o Options) (*Gateway, error) {
 		err = nil
 	}
 	if err != nil {
-		return nil, hint.Errorf("remove the file to begin with empty settings", "cannot read the gateway's settings: %s: %w", g.path("settings.json"), err)
+		return hint.Errorf("remove the file to begin with empty settings", "cannot read the gateway's settings: %s: %w", g.path("settings.json"), err)
 	}
-	return g, nil
+	return nil
 }
 
 // Close cuts the power.
 func (g *Gateway) Close() {
 	g.stop()
 	g.wg.Wait()
+	g.lock.Close()
 }
 
 func (g *Gateway) path(name string) string { return filepath.Join(g.opts.Dir, name) }
@@ -158,7 +194,7 @@ func (g *Gateway) state() State {
 	case !g.settings.Enabled:
 		return Off
 	}
-	if _, err := os.Stat(g.Disk()); err != nil {
+	if !g.HasImage() {
 		return Empty
 	}
 	return Stopped

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"appplatform/internal/testtools"
 	"appplatform/partitions"
@@ -200,7 +203,116 @@ func TestInstallRefuses(t *testing.T) {
 			t.Fatalf("%s: the disk was changed", test.name)
 		}
 	}
-	if left, _ := filepath.Glob(g.path("upload*")); len(left) > 0 {
+	checkNothingLeft(t, g)
+}
+
+// A download that hangs can be canceled, and the disk is as it was.
+func TestCancel(t *testing.T) {
+	g := opened(t, "IPx11")
+	if err := g.Cancel(); err == nil || !strings.Contains(err.Error(), "no installation is running") {
+		t.Errorf("Cancel() of nothing = %v", err)
+	}
+	enable(t, g)
+	good, err := os.ReadFile(image(t, "armel"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(good)))
+		_, _ = w.Write(good[:2<<20])
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	if err := g.Install(server.URL + "/x.img"); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if g.Status().Installed.Copied >= 2<<20 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if p := g.Status().Installed; p.Copied != 2<<20 || p.Total != int64(len(good)) {
+		t.Errorf("the installation is at %d of %d bytes; want %d of %d", p.Copied, p.Total, 2<<20, len(good))
+	}
+	if err := g.Install("/other.img"); !errors.Is(err, errBusy) {
+		t.Errorf("a second installation = %v; want %v", err, errBusy)
+	}
+	if err := g.Cancel(); err != nil {
+		t.Fatal(err)
+	}
+	if p := installed(t, g); p.Err != errCanceled.Error() {
+		t.Errorf("the canceled installation says %q", p.Err)
+	}
+	checkNothingLeft(t, g)
+	if s := g.Status().State; s != Empty {
+		t.Errorf("the gateway is %q; want %q", s, Empty)
+	}
+}
+
+// Two on one disk would destroy it; one that was killed leaves no rubbish.
+func TestOpenTakesTheFolder(t *testing.T) {
+	g := opened(t, "IPx11")
+	if _, err := Open(t.Context(), g.opts); err == nil || !strings.Contains(err.Error(), "belongs to one that runs\nhint: give this one another folder (--dir)") {
+		t.Errorf("Open() of a folder in use = %v", err)
+	}
+	g.Close()
+	if err := os.WriteFile(g.path("upload123.part"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), g.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	checkNothingLeft(t, again)
+}
+
+// A full disk of the host is noticed before the gateway's disk is touched.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a small disk")
+	}
+	source := image(t, "armel")
+	info, err := os.Stat(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, room := range map[string]int64{
+		"cannot keep the image: ": info.Size() / 2,
+		"cannot write ":           info.Size() * 3 / 2,
+	} {
+		t.Run(want, func(t *testing.T) {
+			g := opened(t, "IPx11")
+			dir := t.TempDir()
+			if err := unix.Mount("small", dir, "tmpfs", 0, fmt.Sprintf("size=%d", room)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+			g.opts.Dir = dir
+			enable(t, g)
+			before := bytes.Repeat([]byte("disk"), 4096)
+			if err := os.WriteFile(g.Disk(), before, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Install(source); err != nil {
+				t.Fatal(err)
+			}
+			if p := installed(t, g); !strings.Contains(p.Err, want) || !strings.Contains(p.Err, "no space left on device\nhint: make room there") {
+				t.Errorf("the installation says %q; want %q", p.Err, want)
+			}
+			checkNothingLeft(t, g)
+			if b, err := os.ReadFile(g.Disk()); err != nil || !bytes.Equal(b, before) {
+				t.Errorf("the disk was changed (%v)", err)
+			}
+		})
+	}
+}
+
+func checkNothingLeft(t *testing.T, g *Gateway) {
+	t.Helper()
+	if left, _ := filepath.Glob(g.path(uploads)); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
@@ -294,7 +406,7 @@ func TestPages(t *testing.T) {
 // The store's list may lie on a server or in a folder.
 func TestVersions(t *testing.T) {
 	dir := t.TempDir()
-	const list = `{"boards": {"armel": [{"label": "160002", "image": "app-platform-armel.img"}], "arm64": []}}`
+	const list = `{"boards": {"armel": [{"label": "160001", "image": "old.img"}, {"label": "160002", "image": "app-platform-armel.img"}], "arm64": []}}`
 	if err := os.WriteFile(filepath.Join(dir, "versions.json"), []byte(list), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +420,7 @@ func TestVersions(t *testing.T) {
 	} {
 		g.opts.Store = store
 		got, err := g.Versions(t.Context())
-		if err != nil || len(got) != 1 || got[0] != (Version{"160002", want}) {
+		if err != nil || len(got) != 2 || got[0] != (Version{"160002", want}) {
 			t.Errorf("Versions() of %s = %v, %v; want %s", store, got, err, want)
 		}
 	}

@@ -7,14 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"appplatform/internal/download"
 	"appplatform/internal/hint"
 	"appplatform/partitions"
 )
@@ -22,19 +25,21 @@ import (
 // Progress is how far an installation is, in bytes; Total is 0 when nobody
 // knows it.
 type Progress struct {
-	Source string
-	Copied int64
-	Total  int64
-	Done   bool
-	Err    string
-	Took   time.Duration
+	Source  string
+	Copied  int64
+	Total   int64
+	Writing bool // what was copied goes to the disk
+	Done    bool
+	Err     string
+	Took    time.Duration
 }
 
 // An installation writes an image to the beginning of the disk.
 type installation struct {
-	mu    sync.Mutex
-	p     Progress
-	began time.Time
+	mu     sync.Mutex
+	p      Progress
+	began  time.Time
+	cancel context.CancelCauseFunc // until the disk is written
 }
 
 func (i *installation) progress() Progress {
@@ -91,31 +96,23 @@ func (c closing) Close() error { c.close(); return nil }
 
 // open reads a file or an address.
 func open(ctx context.Context, source string) (io.ReadCloser, int64, error) {
-	if !isURL(source) {
-		f, err := os.Open(source)
+	if isURL(source) {
+		f, err := download.Open(ctx, source, download.Options{})
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, fmt.Errorf("%s: %w", source, err)
 		}
-		info, err := f.Stat()
-		if err != nil || !info.Mode().IsRegular() {
-			f.Close()
-			return nil, 0, fmt.Errorf("%s is not a file", source)
-		}
-		return f, info.Size(), nil
+		return f, f.Size(), nil
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+	f, err := os.Open(source)
 	if err != nil {
 		return nil, 0, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, 0, err
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, 0, fmt.Errorf("%s is not a file", source)
 	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, 0, fmt.Errorf("%s: the server says %s", source, resp.Status)
-	}
-	return resp.Body, max(resp.ContentLength, 0), nil
+	return f, info.Size(), nil
 }
 
 func isURL(source string) bool {
@@ -132,15 +129,15 @@ func (g *Gateway) begin(source string, open func(context.Context) (io.ReadCloser
 		g.mu.Unlock()
 		return hint.Errorf("tick Enable Linux Support on the page General and save", "the App Platform is not enabled")
 	}
-	ctx, cancel := context.WithCancel(g.ctx)
-	in := &installation{p: Progress{Source: source}, began: time.Now()}
+	ctx, cancel := context.WithCancelCause(g.ctx)
+	in := &installation{p: Progress{Source: source}, began: time.Now(), cancel: cancel}
 	g.install = in
 	g.logf("installing %s", source)
 	g.mu.Unlock()
 	g.wg.Add(1)
 	go func() {
 		defer g.wg.Done()
-		defer cancel()
+		defer cancel(nil)
 		r, size, err := open(ctx)
 		if err == nil {
 			in.mu.Lock()
@@ -156,10 +153,29 @@ func (g *Gateway) begin(source string, open func(context.Context) (io.ReadCloser
 	return nil
 }
 
+var errCanceled = errors.New("canceled; the disk is as it was")
+
+// Cancel ends an installation that has not changed the disk yet.
+func (g *Gateway) Cancel() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state() != Installing {
+		return errors.New("no installation is running")
+	}
+	if g.install.progress().Writing {
+		return errors.New("the disk is being written; this takes seconds")
+	}
+	g.install.cancel(errCanceled)
+	return nil
+}
+
 // finish ends an installation; a good one is started.
 func (g *Gateway) finish(in *installation, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if errors.Is(err, errCanceled) {
+		err = errCanceled
+	}
 	in.mu.Lock()
 	in.p.Done, in.p.Took = true, time.Since(in.began)
 	if err != nil {
@@ -186,9 +202,13 @@ func (g *Gateway) finish(in *installation, err error) {
 // the table is written last.
 func (g *Gateway) write(ctx context.Context, r io.Reader, in *installation) error {
 	head := make([]byte, partitions.MiB)
+	r = cancelable{ctx, r}
 	n, err := io.ReadFull(io.TeeReader(r, in), head)
-	if err != nil {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("cannot read the image: it ends after %d bytes", n)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the image: %w", err)
 	}
 	table, err := partitions.Read(head)
 	if err != nil {
@@ -200,7 +220,7 @@ func (g *Gateway) write(ctx context.Context, r io.Reader, in *installation) erro
 	}
 	// A file beside the disk takes the image first: it may be cut short, and
 	// what is installed must survive that.
-	f, err := os.CreateTemp(g.opts.Dir, "upload")
+	f, err := os.CreateTemp(g.opts.Dir, uploads)
 	if err != nil {
 		return err
 	}
@@ -209,7 +229,10 @@ func (g *Gateway) write(ctx context.Context, r io.Reader, in *installation) erro
 	if _, err := f.Write(head); err != nil {
 		return err
 	}
-	copied, err := io.Copy(f, io.TeeReader(cancelable{ctx, r}, in))
+	copied, err := io.Copy(f, io.TeeReader(r, in))
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return hint.Errorf(noSpace, "cannot keep the image: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read the image: %w", err)
 	}
@@ -223,9 +246,46 @@ func (g *Gateway) write(ctx context.Context, r io.Reader, in *installation) erro
 	if err := g.checkImage(f.Name()); err != nil {
 		return err
 	}
+	if err := g.reserve(size); err != nil {
+		return err
+	}
+	if err := in.beginWriting(ctx); err != nil {
+		return err
+	}
 	// The platform runs until there is something to replace it.
 	g.Stop()
-	return g.writeDisk(ctx, f, size)
+	return g.writeDisk(f, size)
+}
+
+// beginWriting is the point of no return.
+func (i *installation) beginWriting(ctx context.Context) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	i.p.Writing = true
+	return nil
+}
+
+const noSpace = "make room there, or give --dir a folder on another disk; what is installed is as it was"
+
+// reserve makes sure that a full disk of the host is found before anything is
+// changed on the gateway's.
+func (g *Gateway) reserve(size int64) error {
+	disk, err := os.OpenFile(g.Disk(), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	err = unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return hint.Errorf(noSpace, "cannot write %s: %w", g.Disk(), err)
+	}
+	return nil
 }
 
 // checkImage looks into the boot partition of what is to be installed.
@@ -253,8 +313,8 @@ func (g *Gateway) checkImage(file string) error {
 
 // writeDisk copies the image to the beginning of the disk, which keeps its
 // size; the first sector, which makes it one, comes last.
-func (g *Gateway) writeDisk(ctx context.Context, image *os.File, size int64) error {
-	disk, err := os.OpenFile(g.Disk(), os.O_CREATE|os.O_RDWR, 0o644)
+func (g *Gateway) writeDisk(image *os.File, size int64) error {
+	disk, err := os.OpenFile(g.Disk(), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -275,7 +335,7 @@ func (g *Gateway) writeDisk(ctx context.Context, image *os.File, size int64) err
 	if _, err := disk.Seek(sector, io.SeekStart); err != nil {
 		return err
 	}
-	if _, err := io.Copy(disk, cancelable{ctx, io.NewSectionReader(image, sector, size-sector)}); err != nil {
+	if _, err := io.Copy(disk, io.NewSectionReader(image, sector, size-sector)); err != nil {
 		return fmt.Errorf("cannot write the disk: %w", err)
 	}
 	if err := disk.Sync(); err != nil {
@@ -298,8 +358,8 @@ type cancelable struct {
 }
 
 func (c cancelable) Read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
 	}
 	return c.Reader.Read(b)
 }
@@ -310,8 +370,9 @@ type Version struct {
 	Image string `json:"image"` // relative to the list
 }
 
-// Versions asks the store for the images of this gateway. The list is a JSON
-// file {"boards": {"armel": [{"label": "160001", "image": "app-platform-armel.img"}]}}.
+// Versions asks the store for the images of this gateway, the newest first. The
+// list is a JSON file
+// {"boards": {"armel": [{"label": "160001", "image": "app-platform-armel.img"}]}}.
 func (g *Gateway) Versions(ctx context.Context) ([]Version, error) {
 	if g.opts.Store == "" {
 		return nil, nil
@@ -333,6 +394,7 @@ func (g *Gateway) Versions(ctx context.Context) ([]Version, error) {
 			return nil, fmt.Errorf("cannot read the store: %w", err)
 		}
 	}
+	slices.SortFunc(versions, func(a, b Version) int { return strings.Compare(b.Label, a.Label) })
 	return versions, nil
 }
 

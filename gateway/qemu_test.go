@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -42,20 +44,26 @@ func builtImage(t *testing.T, board string) string {
 }
 
 // OS-A2, OS-C3, OS-C5, OS-D3, OS-D4, OS-E3, OS-F2: an administrator installs an
-// App Platform through the pages and follows the manual's two procedures for
-// one that does not start.
+// App Platform through the pages, in each of the three ways that they offer,
+// and follows the manual's two procedures for one that does not start.
 func TestAdministrator(t *testing.T) {
-	for _, test := range []struct{ model, rootfs, data string }{
-		{"IPx11", "/dev/sda3", "/dev/sda2"},
-		{"IPx13", "/dev/nvme0n1p3", "/dev/nvme0n1p2"},
+	for _, test := range []struct {
+		model, rootfs, data string
+		choose              func(u user, image string)
+		procedures          []func(u user, g *Gateway, rootfs, data string)
+	}{
+		{"IPx10", "/dev/sda3", "/dev/sda2", upload, nil},
+		{"IPx11", "/dev/sda3", "/dev/sda2", namePath, []func(user, *Gateway, string, string){recoverFileSystem, startsAfterUpdate}},
+		{"IPx13", "/dev/nvme0n1p3", "/dev/nvme0n1p2", chooseVersion, []func(user, *Gateway, string, string){recoverFileSystem, startsAfterUpdate}},
 	} {
 		t.Run(test.model, func(t *testing.T) {
+			t.Parallel()
 			preset, err := FindPreset(test.model)
 			if err != nil {
 				t.Fatal(err)
 			}
 			image := builtImage(t, preset.Board)
-			g, err := Open(context.Background(), Options{Preset: preset, Dir: t.TempDir(),
+			g, err := Open(context.Background(), Options{Preset: preset, Dir: t.TempDir(), Store: store(t, preset.Board, image),
 				Tools: testtools.Open(t, tooltree.Gateway), Log: func(line string) { t.Log(line) }})
 			if err != nil {
 				t.Fatal(err)
@@ -63,23 +71,64 @@ func TestAdministrator(t *testing.T) {
 			t.Cleanup(g.Close)
 			server := httptest.NewServer(g.Handler(""))
 			t.Cleanup(server.Close)
-			u := user{t, browse(t), server.URL}
+			u := user{t, browse(t, filepath.Dir(image)), server.URL, test.model}
 			t.Cleanup(func() {
 				if t.Failed() {
 					t.Logf("the console ends with:\n%s", g.Console())
 				}
 			})
-			install(u, g, image, test.rootfs)
-			recoverFileSystem(u, g, test.rootfs, test.data)
-			startsAfterUpdate(u, g, test.rootfs)
+			install(u, g, func() { test.choose(u, image) }, test.rootfs)
+			for _, follow := range test.procedures {
+				follow(u, g, test.rootfs, test.data)
+			}
 		})
+	}
+}
+
+// store serves the image as a store does, beside a version that is gone.
+func store(t *testing.T, board, image string) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/versions.json", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"boards": {%q: [{"label": "159999", "image": "old/gone.img"}, {"label": "160001", "image": "new/platform.img"}]}}`, board)
+	})
+	mux.HandleFunc("/new/platform.img", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, image) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return server.URL + "/versions.json"
+}
+
+func upload(u user, image string) {
+	u.Helper()
+	u.do(chromedp.SetUploadFiles("#file", []string{image}, chromedp.ByQuery))
+	u.press("Upload and install")
+}
+
+func namePath(u user, image string) {
+	u.Helper()
+	u.fill("path", image)
+	u.press("Install")
+}
+
+// chooseVersion takes the one that is gone first: the page says so, and the
+// next one is installed all the same.
+func chooseVersion(u user, _ string) {
+	u.Helper()
+	for _, c := range []struct{ label, see string }{{"159999", "404 Not Found"}, {"160001", "MB"}} {
+		var ok bool
+		u.do(chromedp.Evaluate(fmt.Sprintf(`[...document.getElementById("version").options].some(o => o.label == %q && (o.selected = true))`, c.label), &ok))
+		if !ok {
+			u.Fatalf("the page offers no version %s", c.label)
+		}
+		u.press("Install")
+		u.see("#progress", c.see, time.Minute)
 	}
 }
 
 // install is the manual's "ARM Gateway": the App Platform is enabled, its
 // address set and the image named; "the installation runs without any further
 // required step".
-func install(u user, g *Gateway, image, rootfs string) {
+func install(u user, g *Gateway, choose func(), rootfs string) {
 	u.Helper()
 	u.open("general")
 	u.do(chromedp.Click(`input[name=enabled]`, chromedp.ByQuery))
@@ -93,8 +142,7 @@ func install(u user, g *Gateway, image, rootfs string) {
 	u.press("OK")
 	u.picture("ip")
 	u.open("installation")
-	u.fill("path", image)
-	u.press("Install")
+	choose()
 	u.see("#progress", "Done: [0-9.]+ MB", time.Minute)
 	u.see("#log", "the App Platform sets the Kernel command line to root="+rootfs, installWithin)
 	u.picture("installation")
@@ -138,7 +186,7 @@ func recoverFileSystem(u user, g *Gateway, rootfs, data string) {
 // with the other way to write the root: nothing is pending and nobody there, so
 // that it starts the old image and "automatically change[s] the Kernel command
 // line value".
-func startsAfterUpdate(u user, g *Gateway, rootfs string) {
+func startsAfterUpdate(u user, g *Gateway, rootfs, _ string) {
 	u.Helper()
 	u.open("general")
 	u.press("Shutdown")

@@ -20,8 +20,17 @@ var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"mb":    func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
 	"since": func(t time.Time) string { return time.Since(t).Round(time.Second).String() },
 	"round": func(d time.Duration) string { return d.Round(time.Second).String() },
+	"why":   func(text string) string { problem, _ := explain(text); return problem },
+	"way":   func(text string) string { _, way := explain(text); return way },
+	"last":  func(lines []string) string { return lines[len(lines)-1] },
 	"join":  func(lines []string) string { return strings.Join(lines, "\n") },
 }).ParseFS(webFiles, "web/*.html"))
+
+// explain parts an error from the way out of it.
+func explain(text string) (problem, way string) {
+	problem, way, _ = strings.Cut(text, "\nhint: ")
+	return problem, way
+}
 
 // A view is what a page shows.
 type view struct {
@@ -77,7 +86,7 @@ func (g *Gateway) show(w http.ResponseWriter, r *http.Request, page string, type
 		v.Settings = *typed
 	}
 	if problem != nil {
-		v.Error, v.Hint, _ = strings.Cut(problem.Error(), "\nhint: ")
+		v.Error, v.Hint = explain(problem.Error())
 		w.WriteHeader(http.StatusUnprocessableEntity)
 	}
 	if page == "installation" {
@@ -137,6 +146,10 @@ func (g *Gateway) postIP(w http.ResponseWriter, r *http.Request) {
 const uploadLimit = 1 << 30
 
 func (g *Gateway) postInstallation(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("do") == "cancel" {
+		g.done(w, r, "installation", nil, g.Cancel())
+		return
+	}
 	if !strings.HasPrefix(r.Header.Get("Content-Type"), "multipart/form-data") {
 		source := field(r, "path")
 		if source == "" {

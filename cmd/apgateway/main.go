@@ -162,10 +162,7 @@ func serve(ctx context.Context, o options, preset gateway.Preset, stdout, stderr
 
 // begin enables and installs an image on a gateway that has none.
 func begin(g *gateway.Gateway, image string) error {
-	if image == "" {
-		return nil
-	}
-	if _, err := os.Stat(g.Disk()); err == nil {
+	if image == "" || g.HasImage() {
 		return nil
 	}
 	s := g.Status().Settings
