@@ -23,13 +23,13 @@ import (
 // other is the user that the second build runs as when the test may choose.
 const other = 65534
 
-// TestReproducible builds an image twice from one lock and key: as two users,
-// in two folders, with two caches, umasks and time zones. Packages and the
-// kernel, which takes a quarter of an hour, are shared; everything else is made
-// anew.
+// TestReproducible builds every image twice from one lock and key: as two
+// users, in two folders, with two caches, umasks and time zones. Packages and
+// kernels, which take a quarter of an hour each, are shared; everything else is
+// made anew.
 func TestReproducible(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds a whole image: make test runs it")
+		t.Skip("builds whole images: make test runs it")
 	}
 	repo, err := filepath.Abs("..")
 	if err != nil {
@@ -47,36 +47,61 @@ func TestReproducible(t *testing.T) {
 	apimage := filepath.Join(dir, "apimage")
 	run(t, exec.Command("go", "build", "-trimpath", "-o", apimage, "../cmd/apimage"))
 	key := writeKey(t, dir)
-	lock := filepath.Join(dir, "image.lock")
-	run(t, exec.Command(apimage, "lock", "-o", lock, "--repo", repo, "--key", key, "x86_64"))
 	open(t, dir)
-
-	first := filepath.Join(dir, "first")
-	build := exec.Command(apimage, "build", "--repo", repo, "--out", first, "--locked", lock, "--key", key, "x86_64")
-	build.Env = append(os.Environ(), "TZ=America/New_York", "LC_ALL=C")
-	run(t, build)
-
 	home := filepath.Join(dir, "home")
 	checkout := filepath.Join(home, "another checkout")
 	copyCheckout(t, repo, checkout)
 	shareCache(t, filepath.Join(home, ".cache", "app-platform"))
-	second := filepath.Join(checkout, "out")
-	build = exec.Command("/bin/sh", "-c", `umask 077 && exec "$@"`, "sh",
-		apimage, "build", "--out", second, "--locked", lock, "--key", key, "x86_64")
-	build.Dir = checkout
-	build.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8", "GOPROXY=" + goenv(t, "GOPROXY"), "GOSUMDB=" + goenv(t, "GOSUMDB"), "GOFLAGS=-modcacherw"}
 	if os.Geteuid() == 0 {
 		chown(t, home)
-		build.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
 	}
-	run(t, build)
+	for _, board := range boardNames(t, repo) {
+		t.Run(board, func(t *testing.T) {
+			lock := filepath.Join(dir, board+".lock")
+			run(t, exec.Command(apimage, "lock", "-o", lock, "--repo", repo, "--key", key, board))
+			if err := os.Chmod(lock, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			first := filepath.Join(dir, "first-"+board)
+			build := exec.Command(apimage, "build", "--repo", repo, "--out", first, "--locked", lock, "--key", key, board)
+			build.Env = append(os.Environ(), "TZ=America/New_York", "LC_ALL=C")
+			run(t, build)
 
-	for _, name := range []string{".img", ".qcow2", ".manifest.json", ".manifest.json.minisig", ".lock"} {
-		name = "app-platform-x86_64" + name
-		if a, b := sum(t, filepath.Join(first, name)), sum(t, filepath.Join(second, name)); a != b {
-			t.Errorf("%s of the two builds differ: %x and %x", name, a, b)
-		}
+			second := filepath.Join(checkout, "out", board)
+			build = exec.Command("/bin/sh", "-c", `umask 077 && exec "$@"`, "sh",
+				apimage, "build", "--out", second, "--locked", lock, "--key", key, board)
+			build.Dir = checkout
+			build.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8", "GOPROXY=" + goenv(t, "GOPROXY"), "GOSUMDB=" + goenv(t, "GOSUMDB"), "GOFLAGS=-modcacherw"}
+			if os.Geteuid() == 0 {
+				build.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
+			}
+			run(t, build)
+
+			files, err := filepath.Glob(filepath.Join(first, "app-platform-*"))
+			if err != nil || len(files) < 4 {
+				t.Fatalf("the first build made %v, %v", files, err)
+			}
+			for _, a := range files {
+				b := filepath.Join(second, filepath.Base(a))
+				if x, y := sum(t, a), sum(t, b); x != y {
+					t.Errorf("%s of the two builds differ: %x and %x", filepath.Base(a), x, y)
+				}
+			}
+		})
 	}
+}
+
+// boardNames are those of the checkout.
+func boardNames(t *testing.T, repo string) (names []string) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(repo, "boards", "*", "board.json"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("there are no boards in %s (%v)", repo, err)
+	}
+	for _, f := range found {
+		names = append(names, filepath.Base(filepath.Dir(f)))
+	}
+	return names
 }
 
 func run(t *testing.T, cmd *exec.Cmd) {
