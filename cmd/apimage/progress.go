@@ -107,9 +107,10 @@ func amount(e image.Event) string {
 	return fmt.Sprintf("%d of %d %s", e.Done, e.Total, e.Unit)
 }
 
-// left guesses the rest of a step from its beginning.
+// left guesses the rest of a step from its beginning, once there is enough of
+// that.
 func left(e image.Event, took time.Duration) string {
-	if e.Done <= 0 || e.Total <= e.Done || took < 2*time.Second {
+	if e.Done < e.Total/50 || e.Done <= 0 || e.Total <= e.Done || took < 2*time.Second {
 		return ""
 	}
 	rest := time.Duration(float64(took) * float64(e.Total-e.Done) / float64(e.Done))
