@@ -333,6 +333,9 @@ func (g *Gateway) once(ctx context.Context, run *machine) (again bool, err error
 		Forward:  map[int]int{sshPort: g.opts.SSH, httpsPort: g.opts.HTTPS},
 		NoReboot: true,
 	})
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = hint.Errorf("another gateway may use it: --ssh 0 --https 0 take free ports", "%w", err)
+	}
 	if err != nil {
 		return false, err
 	}

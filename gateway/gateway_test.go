@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -267,6 +268,34 @@ func TestOpenTakesTheFolder(t *testing.T) {
 	}
 	defer again.Close()
 	checkNothingLeft(t, again)
+}
+
+// A second gateway beside the first finds the ports taken, and says what to do.
+func TestPortInUse(t *testing.T) {
+	g := opened(t, "IPx11")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	g.opts.SSH = taken.Addr().(*net.TCPAddr).Port
+	enable(t, g)
+	if err := g.Install(image(t, "armel")); err != nil {
+		t.Fatal(err)
+	}
+	if p := installed(t, g); p.Err != "" {
+		t.Fatal(p.Err)
+	}
+	for range 100 {
+		if log := strings.Join(g.Status().Log, "\n"); strings.Contains(log, "the App Platform has stopped") {
+			if !strings.Contains(log, "address already in use\nhint: another gateway may use it: --ssh 0") {
+				t.Errorf("the log is\n%s", log)
+			}
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("the gateway runs with a port that another has")
 }
 
 // A full disk of the host is noticed before the gateway's disk is touched.

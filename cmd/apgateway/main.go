@@ -21,6 +21,7 @@ import (
 	"appplatform/gateway"
 	"appplatform/image"
 	"appplatform/internal/cache"
+	"appplatform/internal/hint"
 	"appplatform/tooltree"
 )
 
@@ -142,6 +143,9 @@ func serve(ctx context.Context, o options, preset gateway.Preset, stdout, stderr
 	}
 	defer g.Close()
 	listener, err := net.Listen("tcp", o.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = hint.Errorf("give another address with --listen; 127.0.0.1:0 takes a free port", "%w", err)
+	}
 	if err != nil {
 		return err
 	}
