@@ -52,11 +52,8 @@ func (s Set) Path(name string) string { return filepath.Join(s.dir, name) }
 
 // Verify compares every file of the set with the manifest.
 func (s Set) Verify(ctx context.Context, progress func(done, total int64)) error {
-	files := []File{s.Kernel, s.Ramdisk, s.Rootfs.File}
-	var done, total int64
-	for _, f := range files {
-		total += f.Size
-	}
+	files := s.Files()
+	done, total := int64(0), s.Size()
 	for _, f := range files {
 		sum, size, err := hashFile(ctx, s.Path(f.Name), func(n int64) { report(progress, done+n, total) })
 		if err != nil {

@@ -437,12 +437,29 @@ func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, 
 			return err
 		}
 	}
+	if err := b.writeUpdate(text, signature); err != nil {
+		return err
+	}
 	for _, f := range images {
 		if err := publish(f+".part", f); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// updatePath is the file that installed machines update themselves from. Its
+// name says the image, because people keep several of them.
+func (p *Plan) updatePath() string {
+	return filepath.Join(p.Out, p.imageName("-"+p.Label+".update"))
+}
+
+func (b *build) writeUpdate(manifest, signature []byte) error {
+	return atomicfile.WriteFunc(b.updatePath(), 0o644, func(w io.Writer) error {
+		return bundle.WriteUpdate(w, manifest, signature, map[string]string{
+			bundle.KernelName: b.kernel.Image, bundle.RamdiskName: b.ramdisk, bundle.RootfsName: b.packed.path,
+		})
+	})
 }
 
 // diskImages are the paths of the finished disk images, the raw one first.

@@ -62,7 +62,7 @@ func stampOf(path string) (stamp, error) {
 func (b *build) finish(context.Context) (*Result, error) {
 	r := &Result{}
 	rec := record{Key: b.keys.image, Stamps: map[string]stamp{}, Result: r, Kernel: b.kernel.Image}
-	r.Files = b.diskImages()
+	r.Files = append(b.diskImages(), b.updatePath())
 	for _, ext := range []string{".manifest.json", ".manifest.json.minisig", ".lock"} {
 		r.Files = append(r.Files, filepath.Join(b.Out, b.imageName(ext)))
 	}
