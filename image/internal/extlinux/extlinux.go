@@ -23,7 +23,7 @@ TIMEOUT 20
 MENU TITLE App Platform
 `)
 	for _, set := range []string{"a", "b"} {
-		options := fmt.Sprintf("quiet panic=10 ap.boot=%s ap.set=%s", boot, set)
+		options := fmt.Sprintf("quiet panic=10 watchdog.stop_on_reboot=0 ap.boot=%s ap.set=%s", boot, set)
 		fmt.Fprintf(&b, `
 LABEL rescue-%[1]s
 MENU LABEL rescue/setup (%[1]s)
