@@ -109,7 +109,8 @@ type Write struct {
 // between any two sectors: the primary entries go to the one of two places
 // that the present header does not use, so a single sector, the primary
 // header, switches from the old table to the new one, and at no time is there
-// a primary header with wrong checksums (kernels ignore the backup then).
+// a primary header with wrong checksums (kernels ignore the backup then). It is
+// the last of all: whoever reads the new table knows that everything is written.
 func (t Table) GPTWrites(head []byte) ([]Write, error) {
 	entries, err := t.entries()
 	if err != nil {
@@ -129,8 +130,8 @@ func (t Table) GPTWrites(head []byte) ([]Write, error) {
 		{Size(last-uint64(arraySectors)) * Sector, entries},
 		{Size(last) * Sector, backup},
 		{Size(array) * Sector, entries},
-		{Sector, primary},
 		{0, protectiveMBR(head, last)},
+		{Sector, primary},
 	}, nil
 }
 
@@ -181,7 +182,7 @@ func (t Table) entries() ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("internal error: partition %d: %w", p.Number, err)
 		}
-		if p.Number < 1 || p.Number > entryCount || p.Size <= 0 || p.Start < Alignment || p.End() > usableEnd(GPT, t.DiskSize) {
+		if p.Number < 1 || p.Number > entryCount || p.Size <= 0 || p.Start < Alignment || p.End() > lastEnd(GPT, t.DiskSize) {
 			return nil, fmt.Errorf("internal error: partition %d does not lie on the disk", p.Number)
 		}
 		e := b[(p.Number-1)*entrySize:][:entrySize]

@@ -202,9 +202,12 @@ func tool(t *testing.T, name string, args ...string) string {
 	if err != nil {
 		t.Fatalf("cannot judge the table: the program %q is missing (Debian packages fdisk and gdisk)", name)
 	}
-	out, err := exec.Command(path, args...).CombinedOutput()
+	cmd := exec.Command(path, args...)
+	var said bytes.Buffer
+	cmd.Stderr = &said // Whatever runs it may say that it waits for another one.
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, &said)
 	}
 	return string(out)
 }

@@ -71,7 +71,7 @@ func (t Table) mbrWrites(head []byte) ([]Write, error) {
 		if err != nil {
 			return nil, fmt.Errorf("internal error: type %q of partition %d", p.Type, p.Number)
 		}
-		if p.Number < 1 || p.Number > mbrEntries || p.Size <= 0 || p.Start < Alignment || p.End() > usableEnd(MBR, t.DiskSize) {
+		if p.Number < 1 || p.Number > mbrEntries || p.Size <= 0 || p.Start < Alignment || p.End() > lastEnd(MBR, t.DiskSize) {
 			return nil, fmt.Errorf("internal error: partition %d does not lie on the disk", p.Number)
 		}
 		e := b[tableAt+(p.Number-1)*mbrEntrySize:][:mbrEntrySize]

@@ -4,6 +4,7 @@
 package partitions
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -156,15 +157,18 @@ func place(scheme Scheme, disk Size) Table {
 	return t
 }
 
-// usableEnd is where the last partition may end: GPT keeps a copy of itself in
-// the last 33 sectors, and MBR cannot count beyond 2 TiB.
+// usableEnd is where the last partition is to end.
 func usableEnd(scheme Scheme, disk Size) Size {
+	return lastEnd(scheme, disk) / Alignment * Alignment
+}
+
+// lastEnd is where the last partition must have ended: GPT keeps a copy of
+// itself in the last 33 sectors, and MBR cannot count beyond 2 TiB.
+func lastEnd(scheme Scheme, disk Size) Size {
 	if scheme == MBR {
-		disk = min(disk, 1<<32*Sector-Alignment)
-	} else {
-		disk -= (1 + arraySectors) * Sector
+		return min(disk, 1<<32*Sector-Alignment)
 	}
-	return disk / Alignment * Alignment
+	return disk - (1+arraySectors)*Sector
 }
 
 // LeastDisk is the smallest disk that Layout accepts.
@@ -208,6 +212,27 @@ func Factory(scheme Scheme, disk Size) Table {
 		t.DiskUUID = factoryDiskID
 	}
 	return t
+}
+
+// Grow returns the table for a disk that has become larger, and whether it is
+// another one: the end of sda2, which lies last, moves to the end of the disk,
+// and nothing else moves at all. There is no way back to a smaller disk.
+func (t Table) Grow(disk Size) (grown Table, changed bool, err error) {
+	if len(t.Parts) == 0 || t.Parts[len(t.Parts)-1].Number != Data {
+		return Table{}, false, errors.New("sda2 is not the last partition")
+	}
+	grown = t
+	grown.Parts = slices.Clone(t.Parts)
+	data := &grown.Parts[len(grown.Parts)-1]
+	if needs := max(t.DiskSize, data.End()); disk < needs || data.End() > lastEnd(t.Scheme, disk) {
+		return Table{}, false, fmt.Errorf("the disk has %s and its partition table needs %s", disk.Short(), needs.Short())
+	}
+	before := data.Size
+	// Somebody may have moved the end to the very last sector by hand.
+	data.Size = max(data.End(), usableEnd(t.Scheme, disk)) - data.Start
+	grown.DiskSize = disk
+	// An MBR does not say how large the disk is.
+	return grown, data.Size != before || t.Scheme == GPT && t.DiskSize != disk, nil
 }
 
 // Until sda2's file system is complete, the table says that it is new: GPT by

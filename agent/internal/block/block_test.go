@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -163,17 +164,45 @@ func TestProbeExt(t *testing.T) {
 		t.Errorf("ProbeExt() of zeros = %v, %v; want nothing", found, err)
 	}
 	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "ap-data", path)
-	want := Ext{Label: "ap-data", Size: 64 * partitions.MiB}
+	want := Ext{Label: "ap-data", Size: 64 * partitions.MiB, group: 128 * partitions.MiB}
 	if got, found, err := ProbeExt(path, 0); err != nil || !found || got != want {
 		t.Errorf("ProbeExt() = %+v, %v, %v; want %+v", got, found, err, want)
 	}
 	tool(t, "debugfs", "-w", "-R", "ssv mtime 20260101", path)
-	want.Mounted = true
+	want.Used = true
 	if got, _, _ := ProbeExt(path, 0); got != want {
 		t.Errorf("ProbeExt() after a mount = %+v; want %+v", got, want)
 	}
 	if _, _, err := ProbeExt(path, 65*partitions.MiB); err == nil {
 		t.Error("ProbeExt() behind the end = nil; want an error")
+	}
+}
+
+// A superblock that was torn while the file system was mounted for the first time
+// comes back from a copy that knows of no mount.
+func TestProbeExtAfterRepair(t *testing.T) {
+	t.Parallel()
+	path := sparse(t, 300*partitions.MiB)
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "ap-data", path)
+	time.Sleep(3 * time.Second) // No machine starts faster.
+	if got, _, _ := ProbeExt(path, 0); got.Used {
+		t.Errorf("ProbeExt() of a new file system = %+v", got)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("torn"), 1024+1020) // its checksum
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("e2fsck", "-f", "-y", path).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Fatalf("e2fsck: %v\n%s", err, out)
+	}
+	if got, found, err := ProbeExt(path, 0); !got.Used || !found || err != nil {
+		t.Errorf("ProbeExt() after a repair = %+v, %v, %v", got, found, err)
 	}
 }
 
@@ -212,6 +241,55 @@ func TestHeadNamesTheDisk(t *testing.T) {
 		}
 		if name == "vdc" && !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("Head() = %v; want %v", err, os.ErrNotExist)
+		}
+	}
+}
+
+// A file system that mke2fs or resize2fs has made as large as it can be fills
+// its partition, also where that is not quite all of it.
+func TestFills(t *testing.T) {
+	for _, mib := range []partitions.Size{1024, 1025, 1026, 1027, 1028, 1030, 1032, 1040, 1100, 1152, 15003} {
+		size := mib * partitions.MiB
+		path := sparse(t, size)
+		tool(t, "mke2fs", "-q", "-F", "-t", "ext4", path)
+		ext, _, err := ProbeExt(path, 0)
+		if err != nil || !ext.Fills(size) {
+			t.Errorf("%v: Fills() of %v = false, %v; want true", size, ext.Size, err)
+		}
+		if ext.Fills(size + 64*partitions.MiB) {
+			t.Errorf("%v: Fills(%v) = true; want false", ext.Size, size+64*partitions.MiB)
+		}
+		larger := size + 3*partitions.GiB + partitions.MiB
+		if err := os.Truncate(path, int64(larger)); err != nil {
+			t.Fatal(err)
+		}
+		tool(t, "resize2fs", "-f", path)
+		if ext, _, err = ProbeExt(path, 0); err != nil || !ext.Fills(larger) {
+			t.Errorf("%v: Fills() of %v = false, %v after resize2fs; want true", larger, ext.Size, err)
+		}
+	}
+}
+
+// Only the file that a driver has is written, and the size is read afterwards.
+func TestRescan(t *testing.T) {
+	for name, file := range map[string]string{"sda": "rescan", "nvme0n1": "rescan_controller", "vda": ""} {
+		root := t.TempDir()
+		write(t, root, map[string]string{"sys/class/block/" + name + "/size": "4096\n", "sys/class/block/" + name + "/device/model": ""})
+		if file != "" {
+			write(t, root, map[string]string{"sys/class/block/" + name + "/device/" + file: ""})
+		}
+		d, err := Disk{Name: name, Size: partitions.MiB, root: root}.Rescan()
+		if err != nil || d.Size != 2*partitions.MiB {
+			t.Errorf("%s: Rescan() = %v, %v; want 2 MiB", name, d.Size, err)
+		}
+		entries, err := filepath.Glob(filepath.Join(root, "sys/class/block", name, "device/rescan*"))
+		if err != nil || len(entries) > 1 || (file == "") != (len(entries) == 0) {
+			t.Errorf("%s: there is %v, %v", name, entries, err)
+		}
+		for _, path := range entries {
+			if text, err := os.ReadFile(path); err != nil || string(text) != "1\n" {
+				t.Errorf("%s holds %q, %v; want 1", path, text, err)
+			}
 		}
 	}
 }

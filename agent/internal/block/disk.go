@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"appplatform/partitions"
 )
@@ -76,6 +77,33 @@ func (d Disk) SectorSize() partitions.Size {
 
 func (d Disk) sys(name string) string {
 	return filepath.Join(d.root, "sys/class/block", d.Name, name)
+}
+
+// rescans are the files in which a driver is asked to look again how large its
+// disks are: that of SCSI and SATA disks, which answers when it has, and that
+// of NVMe controllers, which does so a moment later. Virtio's disks tell.
+var rescans = []struct {
+	name string
+	wait time.Duration
+}{{"device/rescan", 0}, {"device/rescan_controller", time.Second}}
+
+// Rescan asks how large the disk is now. A virtual machine's disk can be
+// enlarged while the machine runs.
+func (d Disk) Rescan() (Disk, error) {
+	for _, r := range rescans {
+		if path := d.sys(r.name); exists(path) {
+			if err := os.WriteFile(path, []byte("1\n"), 0o200); err != nil {
+				return d, fmt.Errorf("cannot ask for the size of %v: %w", d, err)
+			}
+			time.Sleep(r.wait)
+		}
+	}
+	sectors, err := readNumber(d.sys("size"))
+	if err != nil {
+		return d, fmt.Errorf("cannot ask for the size of %v: %w", d, err)
+	}
+	d.Size = partitions.Size(sectors) * partitions.Sector
+	return d, nil
 }
 
 // Head reads the beginning of the disk, where the partition table lies.

@@ -13,10 +13,26 @@ import (
 type Ext struct {
 	Label string
 	Size  partitions.Size
-	// Mounted is whether the file system has ever been mounted for writing:
-	// the first mount leaves its time in the superblock, mke2fs leaves 0.
-	Mounted bool
+	// Used is whether the file system has ever been mounted for writing, or
+	// was repaired since it was made. The first mount leaves its time in the
+	// superblock, where mke2fs leaves 0; e2fsck, which may have to take a copy
+	// of the superblock from before the first mount, leaves its own (Linux:
+	// Documentation/filesystems/ext4/super.rst).
+	Used  bool
+	group partitions.Size // of one block group
 }
+
+// Fills reports whether the file system takes all of a partition. A rest behind
+// a complete group that is hardly larger than a further group's own tables is
+// left over by mke2fs and resize2fs alike.
+func (e Ext) Fills(size partitions.Size) bool {
+	const leftOver = 8 * partitions.MiB
+	rest := size - e.Size
+	return rest < extBlock || e.group > 0 && e.Size%e.group == 0 && rest < leftOver
+}
+
+// extBlock is the largest block of a file system that Linux can mount here.
+const extBlock = 4 * partitions.KiB
 
 // ProbeExt looks for an ext file system at offset of a disk or partition.
 func ProbeExt(path string, offset partitions.Size) (ext Ext, found bool, err error) {
@@ -40,10 +56,15 @@ func ProbeExt(path string, offset partitions.Size) (ext Ext, found bool, err err
 	if shift > 6 || blocks > 1<<44 {
 		return Ext{}, false, nil
 	}
+	block := partitions.KiB << shift
+	mounted := binary.LittleEndian.Uint32(b[44:]) != 0
+	// mke2fs sets both times itself, one soon after the other.
+	checked := int64(binary.LittleEndian.Uint32(b[64:])) - int64(binary.LittleEndian.Uint32(b[264:]))
 	return Ext{
-		Label:   string(bytes.TrimRight(b[120:136], "\x00")),
-		Size:    partitions.Size(blocks) * (partitions.KiB << shift),
-		Mounted: binary.LittleEndian.Uint32(b[44:]) != 0,
+		Label: string(bytes.TrimRight(b[120:136], "\x00")),
+		Size:  partitions.Size(blocks) * block,
+		Used:  mounted || checked < -2 || checked > 2,
+		group: partitions.Size(binary.LittleEndian.Uint32(b[32:])) * block,
 	}, true, nil
 }
 
