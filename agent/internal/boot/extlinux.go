@@ -41,26 +41,26 @@ func (x Extlinux) ByHand() string {
 		"or write DEFAULT normal-a in " + x.config()
 }
 
-// SetDefault changes one word of extlinux.conf in place and returns when it is
-// on the disk. The file keeps its size and its clusters, so at every moment
-// U-Boot reads the old word or the new one.
-func (x Extlinux) SetDefault(e Entry) error {
+// SetBoot changes one word of extlinux.conf in place and returns when it is on
+// the disk. The file keeps its size and its clusters, so at every moment U-Boot
+// reads the old word or the new one.
+func (x Extlinux) SetBoot(e Entry, set string) error {
 	l, err := x.read()
 	if err != nil {
-		return fmt.Errorf("cannot set the boot default: %w", err)
+		return fmt.Errorf("cannot set what boots: %w", err)
 	}
 	f, err := os.OpenFile(x.config(), os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("cannot set the boot default: %w", err)
+		return fmt.Errorf("cannot set what boots: %w", err)
 	}
 	defer f.Close()
-	if l.entry != e {
-		if _, err := f.WriteAt([]byte(words[e]+"-"+l.set), l.at); err != nil {
-			return fmt.Errorf("cannot set the boot default: %w", err)
+	if l.entry != e || l.set != set {
+		if _, err := f.WriteAt([]byte(words[e]+"-"+set), l.at); err != nil {
+			return fmt.Errorf("cannot set what boots: %w", err)
 		}
 	}
 	if err := f.Sync(); err != nil { // Whoever wrote it before may not have waited.
-		return fmt.Errorf("cannot set the boot default: %w", err)
+		return fmt.Errorf("cannot set what boots: %w", err)
 	}
 	return nil
 }

@@ -20,29 +20,31 @@ func extlinux(t *testing.T, text string) Extlinux {
 }
 
 // OS-D3: one word says what boots; it changes in place and nothing else does.
-func TestExtlinuxSetDefault(t *testing.T) {
+func TestExtlinuxSetBoot(t *testing.T) {
 	const before = "# What boots.\nDEFAULT rescue-b\r\nTIMEOUT 20\n# DEFAULT rescue-a\n"
 	x := extlinux(t, before)
 	info, err := os.Stat(x.config())
 	if err != nil {
 		t.Fatal(err)
 	}
+	as := func(word string) string { return strings.Replace(before, "rescue-b", word, 1) }
 	for _, step := range []struct {
 		entry Entry
+		set   string
 		want  string
-	}{{System, strings.Replace(before, "rescue-b", "normal-b", 1)}, {System, strings.Replace(before, "rescue-b", "normal-b", 1)}, {Rescue, before}} {
-		if err := x.SetDefault(step.entry); err != nil {
+	}{{System, "b", "normal-b"}, {System, "b", "normal-b"}, {Rescue, "a", "rescue-a"}, {System, "a", "normal-a"}, {Rescue, "b", "rescue-b"}} {
+		if err := x.SetBoot(step.entry, step.set); err != nil {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(x.config())
-		if err != nil || string(text) != step.want {
-			t.Errorf("SetDefault(%v) makes %q, %v; want %q", step.entry, text, err, step.want)
+		if err != nil || string(text) != as(step.want) {
+			t.Errorf("SetBoot(%v, %s) makes %q, %v; want %q", step.entry, step.set, text, err, as(step.want))
 		}
 		if got, err := x.Default(); got != step.entry || err != nil {
 			t.Errorf("Default() = %v, %v; want %v", got, err, step.entry)
 		}
-		if set, err := x.CurrentSet(); set != "b" || err != nil {
-			t.Errorf("CurrentSet() = %q, %v; want b", set, err)
+		if set, err := x.CurrentSet(); set != step.set || err != nil {
+			t.Errorf("CurrentSet() = %q, %v; want %s", set, err, step.set)
 		}
 	}
 	if after, err := os.Stat(x.config()); err != nil || !os.SameFile(info, after) {
@@ -59,8 +61,8 @@ func TestExtlinuxRefuses(t *testing.T) {
 		if _, err := x.Default(); err == nil || !strings.Contains(err.Error(), "no line \"DEFAULT rescue-a\"") {
 			t.Errorf("Default() of %q = %v; want what is missing", text, err)
 		}
-		if err := x.SetDefault(System); err == nil {
-			t.Errorf("SetDefault() of %q = nil; want an error", text)
+		if err := x.SetBoot(System, "a"); err == nil {
+			t.Errorf("SetBoot() of %q = nil; want an error", text)
 		}
 	}
 }

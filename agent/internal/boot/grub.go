@@ -5,10 +5,11 @@ package boot
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 )
 
 // An Entry is a line of the boot menu, as `set default=` counts them.
@@ -31,10 +32,12 @@ func (e Entry) String() string {
 type Loader interface {
 	// Default is what boots when nobody touches the menu.
 	Default() (Entry, error)
-	// SetDefault returns when the change is on the disk.
-	SetDefault(Entry) error
 	// CurrentSet is the folder of sda1 whose image is booted: a or b.
 	CurrentSet() (string, error)
+	// SetBoot makes an entry of the image in a or b boot, and returns when that
+	// is on the disk. At every moment in between, either the old choice or the
+	// rescue system of one of the two images boots.
+	SetBoot(e Entry, set string) error
 	// ByHand tells people how to make the installed system the default.
 	ByHand() string
 }
@@ -73,33 +76,71 @@ func (g GRUB) Default() (Entry, error) {
 // ByHand tells people how to make the installed system the default.
 func (g GRUB) ByHand() string { return "set default=1 in " + g.config() }
 
-// SetDefault changes one byte of grub.cfg in place and returns when it is on
-// the disk. The file keeps its size and its blocks, so at every moment GRUB
-// reads the old digit or the new one.
-func (g GRUB) SetDefault(e Entry) error {
-	f, err := os.OpenFile(g.config(), os.O_RDWR, 0)
+// SetBoot changes one byte of grub.cfg and one of grubenv in place. The files
+// keep their sizes and blocks, so that GRUB always reads an old byte or a new
+// one. The system of an image becomes the default after its set, and stops to be
+// it before.
+func (g GRUB) SetBoot(e Entry, set string) error {
+	steps := []func() error{
+		func() error { return g.writeSet(set) },
+		func() error { return change(g.config(), digit, byte('0'+e)) },
+	}
+	if e == Rescue {
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("cannot set what boots: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeSet changes the letter in the environment block, or makes the block anew
+// if it is damaged: GRUB takes set a then.
+func (g GRUB) writeSet(set string) error {
+	err := change(g.environment(), setLetter, set[0])
+	if !errors.Is(err, errNoLine) {
+		return err
+	}
+	f, err := os.OpenFile(g.environment(), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return fmt.Errorf("cannot set the boot default: %w", err)
+		return err
+	}
+	defer f.Close()
+	block := []byte("# GRUB Environment Block\nset=" + set + "\n")
+	block = append(block, bytes.Repeat([]byte("#"), environmentSize-len(block))...)
+	if _, err := f.WriteAt(block, 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// environmentSize is that of every environment block, in bytes.
+const environmentSize = 1024
+
+// errNoLine is a damaged file.
+var errNoLine = fmt.Errorf("not in its first %d bytes", sector)
+
+// change writes one byte in the first sector of a file, where find says.
+func change(path string, find func(head []byte) (int, error), to byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	head := make([]byte, sector)
 	n, _ := f.ReadAt(head, 0)
-	at, err := digit(head[:n])
+	at, err := find(head[:n])
 	if err != nil {
-		return fmt.Errorf("cannot set the boot default: %s: %w", g.config(), err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	want := byte('0' + e)
-	if head[at] != want {
-		if _, err := f.WriteAt([]byte{want}, int64(at)); err != nil {
-			return fmt.Errorf("cannot set the boot default: %w", err)
+	if head[at] != to {
+		if _, err := f.WriteAt([]byte{to}, int64(at)); err != nil {
+			return err
 		}
 	}
-	// Also when nothing changed: the digit may have been written by someone
-	// who did not wait for the disk.
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot set the boot default: %w", err)
-	}
-	return nil
+	return f.Sync() // Whoever wrote it before may not have waited.
 }
 
 // digit finds the place of the digit in "set default=0".
@@ -119,19 +160,33 @@ func digit(head []byte) (int, error) {
 		}
 		start += len(line) + 1
 	}
-	return 0, fmt.Errorf("no line \"set default=0\" or \"set default=1\" in its first %d bytes", sector)
+	return 0, fmt.Errorf("no line \"set default=0\" or \"set default=1\": %w", errNoLine)
 }
+
+// setLetter finds the place of the letter in "set=a" of an environment block
+// (GRUB: grub-core/lib/envblk.c).
+func setLetter(head []byte) (int, error) {
+	start := 0
+	for line := range bytes.Lines(head) {
+		if value, ok := bytes.CutPrefix(line, []byte("set=")); ok && len(value) == 2 && (value[0] == 'a' || value[0] == 'b') {
+			return start + len("set="), nil
+		}
+		start += len(line)
+	}
+	return 0, fmt.Errorf("no line \"set=a\" or \"set=b\": %w", errNoLine)
+}
+
+func (g GRUB) environment() string { return filepath.Join(g.Dir, "boot/grub/grubenv") }
 
 // CurrentSet is the folder of sda1 whose image is booted: a or b.
 func (g GRUB) CurrentSet() (string, error) {
-	b, err := os.ReadFile(filepath.Join(g.Dir, "boot/grub/grubenv"))
+	b, err := os.ReadFile(g.environment())
 	if err != nil {
 		return "", fmt.Errorf("cannot read the boot environment: %w", err)
 	}
-	for line := range strings.Lines(string(b)) {
-		if set, ok := strings.CutPrefix(strings.TrimSpace(line), "set="); ok && (set == "a" || set == "b") {
-			return set, nil
-		}
+	at, err := setLetter(b[:min(len(b), sector)])
+	if err != nil {
+		return "a", nil // What grub.cfg falls back to as well.
 	}
-	return "a", nil // What grub.cfg falls back to as well.
+	return string(b[at]), nil
 }

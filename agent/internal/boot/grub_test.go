@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,7 @@ func grubWith(t *testing.T, config, env string) GRUB {
 }
 
 // OS-D2: the line may have been edited by hand.
-func TestSetDefault(t *testing.T) {
+func TestSetBoot(t *testing.T) {
 	tests := []struct {
 		name, config, want string
 		e                  Entry
@@ -43,8 +44,8 @@ func TestSetDefault(t *testing.T) {
 		if err := syscall.Stat(g.config(), &before); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.SetDefault(test.e); err != nil {
-			t.Errorf("%s: SetDefault(%v) = %v", test.name, test.e, err)
+		if err := g.SetBoot(test.e, "a"); err != nil {
+			t.Errorf("%s: SetBoot(%v) = %v", test.name, test.e, err)
 		}
 		got, err := os.ReadFile(g.config())
 		if err != nil {
@@ -65,7 +66,7 @@ func TestSetDefault(t *testing.T) {
 	}
 }
 
-func TestSetDefaultRefuses(t *testing.T) {
+func TestSetBootRefuses(t *testing.T) {
 	for name, config := range map[string]string{
 		"no line":           "set timeout=2\n",
 		"another entry":     "set default=7\n",
@@ -73,8 +74,8 @@ func TestSetDefaultRefuses(t *testing.T) {
 		"empty":             "",
 	} {
 		g := grubWith(t, config, "")
-		if err := g.SetDefault(System); err == nil || !strings.Contains(err.Error(), "no line") {
-			t.Errorf("%s: SetDefault() = %v; want an error", name, err)
+		if err := g.SetBoot(System, "a"); err == nil || !strings.Contains(err.Error(), "no line") {
+			t.Errorf("%s: SetBoot() = %v; want an error", name, err)
 		}
 		if got, _ := os.ReadFile(g.config()); string(got) != config {
 			t.Errorf("%s: the file was changed to %q", name, got)
@@ -91,6 +92,63 @@ func TestCurrentSet(t *testing.T) {
 	} {
 		if got, err := grubWith(t, "", env).CurrentSet(); err != nil || got != want {
 			t.Errorf("CurrentSet() with %q = %q, %v; want %q", env, got, err, want)
+		}
+	}
+}
+
+// An image's system becomes the default after its set, and stops to be it
+// before: in between, a rescue system boots.
+func TestSetBootChangesTheSet(t *testing.T) {
+	const env = "# GRUB Environment Block\nset=a\n###"
+	g := grubWith(t, "set default=0\n", env)
+	for _, step := range []struct {
+		entry Entry
+		set   string
+	}{{System, "a"}, {Rescue, "a"}, {System, "b"}, {System, "b"}, {Rescue, "b"}, {Rescue, "a"}} {
+		if err := g.SetBoot(step.entry, step.set); err != nil {
+			t.Fatal(err)
+		}
+		e, err := g.Default()
+		set, err2 := g.CurrentSet()
+		if e != step.entry || set != step.set || err != nil || err2 != nil {
+			t.Errorf("SetBoot(%v, %s) makes %v of %s boot (%v, %v)", step.entry, step.set, e, set, err, err2)
+		}
+		if got, err := os.ReadFile(g.environment()); err != nil || string(got) != strings.Replace(env, "set=a", "set="+step.set, 1) {
+			t.Errorf("the environment block is %q, %v", got, err)
+		}
+	}
+	// When one of the two writes fails, the system of the other set does not boot.
+	for _, entry := range []Entry{System, Rescue} {
+		g := grubWith(t, fmt.Sprintf("set default=%d\n", System-entry), env)
+		broken := map[Entry]string{System: g.config(), Rescue: g.environment()}[entry]
+		if err := os.Remove(broken); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(broken, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.SetBoot(entry, "b"); err == nil {
+			t.Errorf("SetBoot(%v, b) = nil although %s cannot be written", entry, broken)
+		}
+		if e, err := g.Default(); entry == Rescue && (e != Rescue || err != nil) {
+			t.Errorf("SetBoot(%v, b) left %v as the default, %v", entry, e, err)
+		}
+		if set, err := g.CurrentSet(); entry == System && (set != "b" || err != nil) {
+			t.Errorf("SetBoot(%v, b) left set %s, %v", entry, set, err)
+		}
+	}
+}
+
+// A damaged environment block means set a to GRUB; it is made anew.
+func TestSetBootMendsTheEnvironment(t *testing.T) {
+	for _, env := range []string{"", strings.Repeat("\x00", environmentSize), "set=x\n"} {
+		g := grubWith(t, "set default=0\n", env)
+		if err := g.SetBoot(System, "b"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(g.environment())
+		if want := "# GRUB Environment Block\nset=b\n#####"; err != nil || len(got) != environmentSize || !strings.HasPrefix(string(got), want) {
+			t.Errorf("%q became %.40q (%d bytes), %v", env, got, len(got), err)
 		}
 	}
 }
