@@ -19,6 +19,9 @@ import (
 type Options struct {
 	Client *http.Client // by default one that takes the proxy of the environment
 	From   int64        // bytes to leave out, because they are there already
+	// Version is that of the file which these bytes are from, "" if nobody
+	// knows; another one is refused with ErrChanged.
+	Version string
 	// Size is how long the whole file must be, in bytes; 0 if nobody knows. A
 	// stream that ends sooner was cut.
 	Size     int64
@@ -72,7 +75,7 @@ func Open(ctx context.Context, address string, o Options) (*File, error) {
 	if o.Client == nil {
 		o.Client = http.DefaultClient
 	}
-	f := &File{ctx: ctx, address: u, opts: o, at: o.From}
+	f := &File{ctx: ctx, address: u, opts: o, at: o.From, version: o.Version}
 	for {
 		if err = f.connect(); err == nil {
 			return f, nil
@@ -85,6 +88,10 @@ func Open(ctx context.Context, address string, o Options) (*File, error) {
 
 // Size is that of the whole file in bytes, 0 if nobody knows.
 func (f *File) Size() int64 { return f.opts.Size }
+
+// Version is what tells this content of the file from another one, "" if the
+// server does not say.
+func (f *File) Version() string { return f.version }
 
 // Close ends the connection.
 func (f *File) Close() error {
@@ -145,8 +152,8 @@ func (c *connection) explain(err error) error {
 	return err
 }
 
-// errChanged is for a file that cannot be put together from two.
-var errChanged = errors.New("the file on the server has changed meanwhile: begin again")
+// ErrChanged is a file that would have to be put together from two.
+var ErrChanged = errors.New("the file on the server has changed meanwhile: begin again")
 
 // again waits a little before the next connection, if there is to be one.
 func (f *File) again(err error) error {
@@ -156,7 +163,7 @@ func (f *File) again(err error) error {
 	switch {
 	case f.ctx.Err() != nil:
 		return context.Cause(f.ctx)
-	case f.failed >= tries || errors.As(err, &gone) || errors.Is(err, errChanged):
+	case f.failed >= tries || errors.As(err, &gone) || errors.Is(err, ErrChanged):
 		return err
 	}
 	select {
@@ -224,7 +231,7 @@ func (f *File) accept(res *http.Response) error {
 		}
 	case http.StatusRequestedRangeNotSatisfiable:
 		if _, err := fmt.Sscanf(res.Header.Get("Content-Range"), "bytes */%d", &whole); err != nil || whole != f.at {
-			return errChanged // It is shorter than what is here.
+			return ErrChanged // It is shorter than what is here.
 		}
 		res.Body.Close()
 		res.Body = http.NoBody
@@ -235,7 +242,7 @@ func (f *File) accept(res *http.Response) error {
 	}
 	version := cmp.Or(res.Header.Get("ETag"), res.Header.Get("Last-Modified"))
 	if f.version != "" && version != f.version {
-		return errChanged
+		return ErrChanged
 	}
 	f.version = version
 	if f.opts.Size == 0 {

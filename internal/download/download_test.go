@@ -125,8 +125,9 @@ func TestFileFails(t *testing.T) {
 		{"changed while it was read", func(n int, w http.ResponseWriter, _ *http.Request) bool {
 			cut(w, fmt.Sprintf(`"%d"`, n))
 			return true
-		}, Options{}, 2, errChanged.Error()},
-		{"shorter than what is here", nil, Options{From: int64(len(content)) + 1}, 1, errChanged.Error()},
+		}, Options{}, 2, ErrChanged.Error()},
+		{"another version than before", nil, Options{From: 1000, Version: `"0"`}, 1, ErrChanged.Error()},
+		{"shorter than what is here", nil, Options{From: int64(len(content)) + 1}, 1, ErrChanged.Error()},
 		{"shorter than it must be", func(_ int, w http.ResponseWriter, _ *http.Request) bool {
 			_, _ = w.Write(content[:100])
 			return true
