@@ -24,6 +24,7 @@ var bans = []struct {
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree"}, "builder code does not belong on the device"},
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
+	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
 
 // onDevice are the modules that may be linked into what runs on a device.
@@ -33,7 +34,10 @@ var onDevice = []string{
 	"github.com/therootcompany/xz",   // unpacking the root file system
 	"github.com/vishvananda/netlink", // addresses and routes
 	"github.com/vishvananda/netns",   // of netlink
-	"github.com/u-root/u-root",       // mounts
+	"github.com/u-root/u-root",       // mounts, kexec
+	"github.com/u-root/uio",          // of u-root's device trees
+	"github.com/pierrec/lz4/v4",      // of uio
+	"golang.org/x/exp",               // of u-root's kexec
 	"golang.org/x/crypto",
 	"golang.org/x/sys",
 	"golang.org/x/term",

@@ -51,8 +51,8 @@ func (m Machine) planInstall(d disk) ([]Step, error) {
 	_, before := d.table.Part(partitions.Data)
 	fresh := !before
 	return append(steps,
-		writeRootfs{d, !fresh},
-		verifyRootfs{d},
+		writeRootfs{disk: d, resume: !fresh},
+		verifyRootfs{disk: d},
 		makeFolders{},
 		markInstalled{},
 		bootSystem{},
@@ -167,7 +167,7 @@ func inUse(d disk, data partitions.Partition) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	used := found && ext.Label == dataLabel && ext.Mounted
+	used := found && ext.Label == dataLabel && ext.Used
 	if used && ext.Size > data.Size {
 		return false, withHint("nothing was changed; use the disk that the data was made on, or empty this one",
 			"cannot install on %v: it holds App Platform data of %v, and has room for %v", d.Disk, ext.Size, data.Size)

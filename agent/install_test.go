@@ -177,8 +177,8 @@ func TestInstallSurvivesTwoPowerCuts(t *testing.T) {
 				m.start()
 				d, err := m.findDisk(t.Context())
 				must(t, err)
-				if needed, err := m.needsInstall(t.Context(), d); err != nil || !needed {
-					t.Fatalf("after %d steps: needsInstall() = %v, %v; want true", i, needed, err)
+				if work, err := m.findWork(t.Context(), d); err != nil || !work.install {
+					t.Fatalf("after %d steps: findWork() = %v, %v; want an installation", i, work, err)
 				}
 				steps, err := m.planInstall(d)
 				must(t, err)

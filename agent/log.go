@@ -21,6 +21,8 @@ type Log struct {
 	out      io.Writer
 	file     *os.File
 	pending  []byte // until the file is open
+	all      []byte // since this system was started, for the progress page
+	now      string // how far a long step is
 	progress time.Time
 }
 
@@ -46,6 +48,11 @@ func (l *Log) Finished() error {
 }
 
 func (l *Log) keep(line string) error {
+	l.all, l.now = append(l.all, line...), ""
+	return l.write(line)
+}
+
+func (l *Log) write(line string) error {
 	if l.file == nil {
 		l.pending = append(l.pending, line...)
 		return nil
@@ -68,7 +75,15 @@ func (l *Log) Progress(what string, done, total int64) {
 		return
 	}
 	l.progress = time.Now()
-	fmt.Fprintf(l.out, "  %s: %d of %d MiB\n", what, done/int64(partitions.MiB), total/int64(partitions.MiB))
+	l.now = fmt.Sprintf("  %s: %d of %d MiB\n", what, done/int64(partitions.MiB), total/int64(partitions.MiB))
+	fmt.Fprint(l.out, l.now)
+}
+
+// Text is everything since this system was started, and how far a long step is.
+func (l *Log) Text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.all) + l.now
 }
 
 // Open keeps this and all earlier lines in the file, behind what it holds.
@@ -88,7 +103,7 @@ func (l *Log) Open(path string) error {
 	l.file = f
 	pending := string(l.pending)
 	l.pending = nil
-	return l.keep(pending)
+	return l.write(pending)
 }
 
 // Save copies the lines that no file has kept yet to path. It reports whether

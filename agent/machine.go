@@ -7,6 +7,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"appplatform/agent/internal/boot"
 	"appplatform/bundle"
 	"appplatform/internal/run"
+	"appplatform/partitions"
 )
 
 // A Machine is the computer that steps work on. Files hang off Root and all
@@ -32,6 +34,11 @@ type Machine struct {
 	Cmdline  string // of the kernel
 	Ramdisk  bool   // started from the ramdisk, not from sda3
 	Patience time.Duration
+
+	health time.Duration // how long a new image may take to work
+	pause  time.Duration // between two looks at it
+	grace  time.Duration // for an orderly shutdown; 0 waits for none
+	listen func(network, address string) (net.Listener, error)
 }
 
 // Kernel is what a Machine asks of the running kernel. Paths are paths of the
@@ -42,13 +49,27 @@ type Kernel interface {
 	Unmount(target string) error
 	Mounted(target string) bool
 	Swapon(path string) error
+	// Space tells how full the file system is that a folder lies on.
+	Space(path string) (Space, error)
+	// Allocate gives an empty file its room on the disk.
+	Allocate(f *os.File, size partitions.Size) error
 	Reboot() error
+	// Load makes a kernel with a ramdisk, or "", ready for StartLoaded, which
+	// starts it without the firmware. These paths are the program's.
+	Load(kernel, ramdisk, arguments string) error
+	StartLoaded() error
+	// HasAddress reports whether there is a network beyond this machine.
+	HasAddress() bool
 }
+
+// A Space is how full a file system is. Free is what everybody may still write;
+// the rest that is not used is kept for root.
+type Space struct{ Total, Used, Free partitions.Size }
 
 // This is the machine that the program runs on. It fails when /etc/platform.json
 // is missing or wrong.
 func This(log *Log) (Machine, error) {
-	m := Machine{Root: "/", Kernel: system{}, Run: run.Cmd, Log: log, Patience: 30 * time.Second}
+	m := Machine{Root: "/", Kernel: system{}, Run: run.Cmd, Log: log, Patience: 30 * time.Second, health: healthWithin, pause: time.Second, grace: 5 * time.Minute, listen: net.Listen}
 	text, err := os.ReadFile(m.path(bundle.PlatformFile))
 	if err != nil {
 		return Machine{}, fmt.Errorf("cannot tell which platform this is: %w", err)
@@ -93,11 +114,13 @@ const InstallLog = "apps/install_step1.log"
 
 func (m Machine) loader() boot.Loader { return boot.Loaders[m.Platform.Boot](m.path(bootDir)) }
 
-// openSet opens the image set that is booted.
-func (m Machine) openSet() (bundle.Set, error) {
-	name, err := m.loader().CurrentSet()
-	if err != nil {
-		return bundle.Set{}, err
+// openSet opens an image set of sda1; "" is the one that the firmware starts.
+func (m Machine) openSet(name string) (bundle.Set, error) {
+	if name == "" {
+		var err error
+		if name, err = m.loader().CurrentSet(); err != nil {
+			return bundle.Set{}, err
+		}
 	}
 	return bundle.Open(m.path(filepath.Join(bootDir, name)), m.Platform)
 }

@@ -37,9 +37,20 @@ type testMachine struct {
 	// itself has its effect if late is set.
 	powerCut int
 	late     bool
+	// hard makes a power cut end everything at once, and lets it fall between
+	// two lines of the log, too.
+	hard     bool
 	rebooted bool
 	raw      []byte
+
+	loaded  *loadedKernel
+	started *loadedKernel   // by kexec, when rebooted
+	sick    bool            // the database does not answer
+	size    partitions.Size // of sda2; what is on it takes as much as it is long
 }
+
+// A loadedKernel is what kexec starts.
+type loadedKernel struct{ kernel, ramdisk, arguments string }
 
 var errPower = errors.New("the power is off")
 
@@ -49,16 +60,60 @@ func (m *testMachine) event(do func() error, format string, args ...any) error {
 	m.events = append(m.events, fmt.Sprintf(format, args...))
 	n := len(m.events)
 	if m.powerCut > 0 && (n > m.powerCut || n == m.powerCut && !m.late) {
-		return errPower
+		return m.off()
 	}
 	if err := do(); err != nil {
 		return err
 	}
 	if n == m.powerCut {
-		return errPower
+		return m.off()
 	}
 	return nil
 }
+
+func (m *testMachine) off() error {
+	if !m.hard {
+		return errPower
+	}
+	if last := m.events[len(m.events)-1]; strings.Contains(last, ": write the system to") {
+		// The step has begun: sda3 is neither what it was nor what it will be.
+		path, _ := m.part(partitions.Rootfs)
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		must(m.t, err)
+		_, err = f.WriteAt([]byte("half written"), 4096)
+		must(m.t, errors.Join(err, f.Close()))
+	}
+	panic(errPower)
+}
+
+// Write is the console.
+func (m *testMachine) Write(b []byte) (int, error) {
+	if m.hard {
+		_ = m.event(func() error { return nil }, "log %s", strings.TrimSpace(string(b)))
+	}
+	return m.out.Write(b)
+}
+
+func (m *testMachine) Load(kernel, ramdisk, arguments string) error {
+	return m.event(func() error {
+		for _, name := range []string{kernel, ramdisk} {
+			if _, err := os.Stat(name); name != "" && err != nil {
+				return err
+			}
+		}
+		m.loaded = &loadedKernel{kernel, ramdisk, arguments}
+		return nil
+	}, "load %s", strings.TrimPrefix(kernel, m.Root))
+}
+
+func (m *testMachine) StartLoaded() error {
+	return m.event(func() error {
+		m.rebooted, m.started = true, m.loaded
+		return nil
+	}, "start the loaded kernel")
+}
+
+func (m *testMachine) HasAddress() bool { return true }
 
 func (m *testMachine) part(number int) (path, sys string) {
 	d := block.Disk{Name: m.disk}
@@ -193,6 +248,36 @@ func (m *testMachine) Swapon(path string) error {
 	return m.event(func() error { return nil }, "swapon %s", filepath.Base(path))
 }
 
+func (m *testMachine) Space(path string) (Space, error) {
+	size, used := m.size, treeSize(m.path("content/"+path))
+	if path == "/"+bootDir {
+		size = 350 * partitions.MiB
+	}
+	return Space{Total: size, Used: used, Free: max(0, size-used)}, nil
+}
+
+// treeSize is what the files in a folder hold.
+func treeSize(dir string) (size partitions.Size) {
+	_ = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				size += partitions.Size(info.Size())
+			}
+		}
+		return nil
+	})
+	return size
+}
+
+// Allocate gets half of it done when the power fails.
+func (m *testMachine) Allocate(f *os.File, size partitions.Size) error {
+	if space, _ := m.Space("/" + dataDir); space.Free < size {
+		return unix.ENOSPC
+	}
+	must(m.t, f.Truncate(int64(size/2)))
+	return m.event(func() error { return f.Truncate(int64(size)) }, "allocate %v", size)
+}
+
 func (m *testMachine) Reboot() error {
 	return m.event(func() error { m.rebooted = true; return nil }, "reboot")
 }
@@ -200,10 +285,22 @@ func (m *testMachine) Reboot() error {
 // runTool runs the real tools on files. sda1 is a folder, which none of them
 // can look at.
 func (m *testMachine) runTool(ctx context.Context, name string, args ...string) error {
+	switch name {
+	case "reboot": // init ends with `apagent boot loaded`.
+		return m.StartLoaded()
+	case "su":
+		if m.sick {
+			return errors.New("no answer")
+		}
+		return nil
+	}
 	dev := filepath.Base(args[len(args)-1])
 	return m.event(func() error {
 		if dev == filepath.Base(first(m.part(partitions.Boot))) {
 			return nil
+		}
+		if name == "resize2fs" && m.Mounted("/"+dataDir) {
+			args = append([]string{"-f"}, args...) // The kernel asks for no check.
 		}
 		err := run.Cmd(ctx, lookPath(m.t, name), args...)
 		m.mirror()
@@ -225,8 +322,9 @@ func (m *testMachine) start() {
 	}
 	m.mounted = map[string]string{}
 	m.events, m.powerCut, m.late, m.rebooted = nil, 0, false, false
+	m.loaded, m.started = nil, nil
 	m.out.Reset()
-	m.Log = NewLog(&m.out)
+	m.Log = NewLog(m)
 	m.forgetPartitions()
 	boot, _ := m.table().Part(partitions.Boot) // GRUB asks the disk.
 	m.Cmdline = "root=/dev/ram0 ap.boot=" + strings.ToLower(boot.UUID)
@@ -273,7 +371,7 @@ func (somebody) Wait(context.Context, time.Duration) bool { return true }
 // started from the ramdisk.
 func newMachine(t *testing.T, name string, size partitions.Size) *testMachine {
 	t.Helper()
-	m := &testMachine{t: t, disk: name, mounted: map[string]string{}}
+	m := &testMachine{t: t, disk: name, mounted: map[string]string{}, size: 14 * partitions.GiB}
 	m.Machine = Machine{Root: t.TempDir(), Kernel: m, Run: m.runTool, Ramdisk: true}
 	m.Log = NewLog(&m.out)
 	m.Cmdline = "root=/dev/ram0 ap.boot=" + strings.ToLower(partitions.FactoryBootUUID)

@@ -232,7 +232,12 @@ func (m Machine) checkFS(ctx context.Context, d disk, number int) error {
 	if m.isFAT(number) {
 		return m.checkFAT(ctx, dev)
 	}
-	err := m.Run(ctx, "e2fsck", "-p", dev)
+	return m.checkExt(ctx, dev, "-p")
+}
+
+// checkExt runs e2fsck with careful flags first.
+func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) error {
+	err := m.Run(ctx, "e2fsck", append(careful, dev)...)
 	if repaired, ok := e2fsckDone(err); ok {
 		if repaired {
 			m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
@@ -291,10 +296,9 @@ func (m Machine) mountNoData(why error) string {
 
 // mountWritable lays the writable folders of the system over the read-only ones.
 func (m Machine) mountWritable(data string) error {
-	if err := makeSkeleton(m.path(data)); err != nil {
-		return err
-	}
-	problems := []error{closeCoreDumps(m.path(filepath.Join(data, coreDumps)))}
+	// A folder that is new in this image and cannot be made, because the disk is
+	// full, is no reason to do without all the others.
+	problems := []error{makeSkeleton(m.path(data)), closeCoreDumps(m.path(filepath.Join(data, coreDumps)))}
 	for _, o := range []struct{ dir, folder string }{{"etc", "etc-overlay"}, {"var/lib", "var-lib-overlay"}} {
 		options := fmt.Sprintf("lowerdir=/%s,upperdir=/%s/%s/upper,workdir=/%s/%s/work", o.dir, data, o.folder, data, o.folder)
 		if err := m.mountOnce("overlay", o.dir, "overlay", 0, options); err != nil {

@@ -68,6 +68,25 @@ func TestMountSystem(t *testing.T) {
 	}
 }
 
+// A folder that is new in an image and cannot be made does not keep /etc from
+// being the changed one.
+func TestMountWithoutAFolder(t *testing.T) {
+	m := installedMachine(t)
+	must(t, os.Rename(m.path("content/mnt/sda2/log"), m.path("content/mnt/sda2/log.away")))
+	must(t, os.WriteFile(m.path("content/mnt/sda2/log"), nil, 0o644)) // in the way
+	if err := Mount(t.Context(), m.Machine); err == nil || !strings.Contains(err.Error(), "cannot make the folders of the data partition") {
+		t.Errorf("Mount() = %v; want which folder is missing", err)
+	}
+	for _, want := range []string{"mount overlay /etc", "mount /mnt/sda2/home /home"} {
+		if !m.ran(want) {
+			t.Errorf("no %q:\n%s", want, strings.Join(m.events, "\n"))
+		}
+	}
+	if !m.sshAllowed() {
+		t.Error("SSH is not allowed")
+	}
+}
+
 // Without sda2 the system still comes up to a login, and says why.
 func TestMountWithoutData(t *testing.T) {
 	m := installedMachine(t)

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -30,6 +29,9 @@ type Watcher interface {
 // to the installed system when nobody uses it. Whatever goes wrong, it returns
 // to a console where people can log in.
 func Start(ctx context.Context, m Machine, w Watcher) error {
+	if err := m.writeFlag(bootingFile); err != nil {
+		m.Log.Printf("%v", err)
+	}
 	if _, err := os.Stat(m.path(noDiskFile)); err == nil {
 		m.Patience = 0
 	}
@@ -37,15 +39,52 @@ func Start(ctx context.Context, m Machine, w Watcher) error {
 	if err != nil {
 		return err
 	}
-	needed, err := m.needsInstall(ctx, d)
-	if err != nil {
+	work, err := m.findWork(ctx, d)
+	switch {
+	case err != nil:
 		return err
-	}
-	if needed {
+	case work.install:
 		return m.installAndReboot(ctx, d)
+	case work.transition != nil:
+		if err := m.resume(ctx, d, *work.transition); err != nil {
+			return unfinished{err}
+		}
+		return nil
 	}
 	return m.rescue(ctx, d, w)
 }
+
+// unfinished is an error on the way from one image to another, which the next
+// start may not meet.
+type unfinished struct{ error }
+
+func (u unfinished) Unwrap() error { return u.error }
+
+// bootingFile tells rcS that the agent has come so far.
+const bootingFile = "run/app-platform/booting"
+
+// Retry restarts a machine whose ramdisk has failed, unless somebody comes, if
+// that can help: another start follows when this one was an attempt, or when an
+// update is under way.
+func Retry(ctx context.Context, m Machine, w Watcher, err error) error {
+	if !m.attempt() && !errors.As(err, new(unfinished)) {
+		return nil
+	}
+	m.Log.Printf("The machine restarts in %d seconds. Press a key here or log in over SSH to stay.", int(countdown.Seconds()))
+	w.Ready()
+	if w.Wait(ctx, countdown) {
+		return nil
+	}
+	return m.reboot()
+}
+
+// work is what a ramdisk finds to do.
+type work struct {
+	install    bool
+	transition *transition
+}
+
+func (w work) any() bool { return w.install || w.transition != nil }
 
 func (m Machine) installAndReboot(ctx context.Context, d disk) error {
 	m.Log.Printf("installing App Platform %s on %v", m.Platform.Label, d.Disk)
@@ -59,32 +98,41 @@ func (m Machine) installAndReboot(ctx context.Context, d disk) error {
 	return m.reboot()
 }
 
-// needsInstall compares what sda2 says is installed with the set on sda1.
-func (m Machine) needsInstall(ctx context.Context, d disk) (bool, error) {
+// findWork looks on sda2 for what is under way, and compares what it says is
+// installed with the image that the firmware starts.
+func (m Machine) findWork(ctx context.Context, d disk) (w work, err error) {
 	if !installedTable(d.table) {
-		return true, nil
+		return work{install: true}, nil
 	}
 	if err := m.mountChecked(ctx, d, partitions.Boot, bootDir); err != nil {
-		return false, err
+		return w, err
 	}
-	needed := false
-	err := m.withData(ctx, d, func() error {
+	err = m.withData(ctx, d, func() (err error) {
 		if _, err := os.Stat(m.path(installingFile)); err == nil {
-			needed = true
+			w.install = true
 			return nil
 		}
-		set, err := m.openSet()
-		if err != nil {
+		if w.transition, err = m.readTransition(); err != nil {
+			// One of another version, or damaged: the image that the firmware
+			// starts is put in order.
+			m.Log.Printf("%v", err)
+			w.install = true
+			return nil
+		}
+		if w.transition != nil {
+			return nil
+		}
+		have := m.installedRootfs()
+		set, err := m.openSet("")
+		if err != nil && have != "" {
 			// The installed system does not need the set to run.
 			m.Log.Printf("%v", err)
 			return nil
 		}
-		text, err := os.ReadFile(m.path(installedFile))
-		var have installed
-		needed = err != nil || json.Unmarshal(text, &have) != nil || have.Rootfs != set.Rootfs.RawSHA256
+		w.install = err != nil || have != set.Rootfs.RawSHA256
 		return nil
 	})
-	return needed, err
+	return w, err
 }
 
 // rescue waits for somebody; the boot default changes only when nobody came.
@@ -108,7 +156,10 @@ func (m Machine) rescue(ctx context.Context, d disk, w Watcher) error {
 }
 
 // reboot leaves both partitions clean.
-func (m Machine) reboot() error {
+func (m Machine) reboot() error { return m.leave(m.Kernel.Reboot) }
+
+// leave unmounts everything and ends this system.
+func (m Machine) leave(how func() error) error {
 	err := m.Log.Close()
 	for _, dir := range []string{dataDir, "boot", bootDir} {
 		if m.Kernel.Mounted("/" + dir) {
@@ -117,7 +168,7 @@ func (m Machine) reboot() error {
 			}
 		}
 	}
-	return errors.Join(err, m.Kernel.Reboot())
+	return errors.Join(err, how())
 }
 
 // Install runs the plan by hand and reboots.

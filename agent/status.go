@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"appplatform/bundle"
 	"appplatform/partitions"
 )
@@ -23,7 +21,8 @@ type Status struct {
 	Running     string       `json:"running"` // system or rescue
 	Sets        []SetStatus  `json:"sets"`
 	BootDefault string       `json:"boot_default"`
-	Trial       string       `json:"trial"` // committed: no update is on trial
+	Trial       string       `json:"trial"` // committed: no update is under way
+	LastUpdate  *Outcome     `json:"last_update,omitempty"`
 	Disk        string       `json:"disk"`
 	DiskSize    int64        `json:"disk_size"`
 	Partitions  []PartStatus `json:"partitions"`
@@ -54,7 +53,15 @@ type PartStatus struct {
 func GetStatus(ctx context.Context, m Machine) Status {
 	s := Status{
 		Board: m.Platform.Board, Arch: m.Platform.Arch, Label: m.Platform.Label, DevKey: m.Platform.DevKey,
-		Running: "system", Trial: "committed", InstallLog: m.lastLogLine(),
+		Running: "system", InstallLog: m.lastLogLine(),
+	}
+	update := GetUpdateStatus(m)
+	s.Trial, s.LastUpdate = update.String(), update.Last
+	if !m.Kernel.Mounted("/" + dataDir) {
+		s.Trial = "unknown: /" + dataDir + " is not mounted"
+	}
+	if update.Problem != "" {
+		s.Problems = append(s.Problems, update.Problem)
 	}
 	if m.Ramdisk {
 		s.Running = "rescue"
@@ -77,6 +84,11 @@ func GetStatus(ctx context.Context, m Machine) Status {
 	s.Disk, s.DiskSize = d.String(), int64(d.Size)
 	for _, p := range d.table.Parts {
 		s.Partitions = append(s.Partitions, m.partStatus(d, p))
+	}
+	if m.Kernel.Mounted("/" + dataDir) {
+		if err := m.checkSpace(); err != nil {
+			s.problem(err)
+		}
 	}
 	return s
 }
@@ -112,11 +124,8 @@ func (m Machine) partStatus(d disk, p partitions.Partition) PartStatus {
 	if !ok || !m.Kernel.Mounted(dir) {
 		return st
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(m.path(dir), &fs); err == nil {
-		st.Mount = dir
-		st.Total = int64(fs.Blocks) * int64(fs.Bsize)
-		st.Used = int64(fs.Blocks-fs.Bfree) * int64(fs.Bsize)
+	if space, err := m.Kernel.Space(dir); err == nil {
+		st.Mount, st.Total, st.Used = dir, int64(space.Total), int64(space.Used)
 	}
 	return st
 }
@@ -144,6 +153,9 @@ func (s Status) Print(w io.Writer) {
 		fmt.Fprintf(w, "set %s         %s%s\n", set.Name, set.Label, mark)
 	}
 	fmt.Fprintf(w, "boot default  %s\ntrial         %s\ninstall log   %s\n", s.BootDefault, s.Trial, s.InstallLog)
+	if o := s.LastUpdate; o != nil {
+		fmt.Fprintf(w, "last update   from %s to %s, %s%s\n", o.From, o.To, o.Result, because(o.Reason))
+	}
 	if s.Disk != "" {
 		fmt.Fprintf(w, "disk          %s, %s\n", s.Disk, partitions.Size(s.DiskSize).Short())
 	}

@@ -53,12 +53,12 @@ func (s mountBoot) Do(ctx context.Context, m Machine) error {
 }
 
 // checkSet makes sure that what is about to be installed is whole and signed.
-type checkSet struct{}
+type checkSet struct{ set string }
 
 func (checkSet) String() string { return "check the image set and its signature" }
 
-func (checkSet) Do(ctx context.Context, m Machine) error {
-	set, err := m.openSet()
+func (s checkSet) Do(ctx context.Context, m Machine) error {
+	set, err := m.openSet(s.set)
 	if err == nil {
 		m.Log.Printf("image %s for %s", set.Label, set.Board)
 		err = set.Verify(ctx, func(done, total int64) { m.Log.Progress("checked", done, total) })
@@ -118,7 +118,7 @@ func (s formatData) Do(ctx context.Context, m Machine) error {
 	if err != nil {
 		return err
 	}
-	if found && ext.Label == dataLabel && ext.Mounted && ext.Size <= data.Size {
+	if found && ext.Label == dataLabel && ext.Used && ext.Size <= data.Size {
 		return checkData{s.disk}.Do(ctx, m)
 	}
 	// No questions asked (-F): what lies there is the rest of an interrupted
@@ -158,6 +158,10 @@ func (s mountData) Do(_ context.Context, m Machine) error {
 	if err := atomicfile.Write(m.path(installingFile), nil, 0o644); err != nil {
 		return err
 	}
+	// An image that was written over this disk ends what was under way on it.
+	if err := m.forgetTransition(); err != nil {
+		return err
+	}
 	return m.Log.Open(m.path(filepath.Join(dataDir, InstallLog)))
 }
 
@@ -182,6 +186,7 @@ func (s commitData) Do(_ context.Context, m Machine) error {
 // an interrupted run has written.
 type writeRootfs struct {
 	disk   disk
+	set    string
 	resume bool
 }
 
@@ -190,7 +195,7 @@ func (s writeRootfs) String() string {
 }
 
 func (s writeRootfs) Do(ctx context.Context, m Machine) error {
-	set, err := m.openSet()
+	set, err := m.openSet(s.set)
 	if err != nil {
 		return err
 	}
@@ -215,14 +220,17 @@ func (s writeRootfs) Do(ctx context.Context, m Machine) error {
 }
 
 // verifyRootfs reads sda3 back from the disk itself.
-type verifyRootfs struct{ disk disk }
+type verifyRootfs struct {
+	disk disk
+	set  string
+}
 
 func (s verifyRootfs) String() string {
 	return "read " + s.disk.PartName(partitions.Rootfs) + " back and compare it with the image"
 }
 
 func (s verifyRootfs) Do(ctx context.Context, m Machine) error {
-	set, err := m.openSet()
+	set, err := m.openSet(s.set)
 	if err != nil {
 		return err
 	}
@@ -256,18 +264,31 @@ const (
 	installedFile  = dataDir + "/.installed"
 )
 
+// forgetInstalled comes before sda3 is overwritten: should everything else that
+// tells of it be lost, the next ramdisk writes sda3 again.
+type forgetInstalled struct{}
+
+func (forgetInstalled) String() string { return "forget which system is installed" }
+
+func (forgetInstalled) Do(_ context.Context, m Machine) error {
+	if err := ignoreMissing(os.Remove(m.path(installedFile))); err != nil {
+		return fmt.Errorf("cannot forget which system is installed: %w", err)
+	}
+	return m.syncData()
+}
+
 // installed is the content of installedFile.
 type installed struct {
 	Label  string `json:"label"`
 	Rootfs string `json:"rootfs"` // RawSHA256 of the set
 }
 
-type markInstalled struct{}
+type markInstalled struct{ set string }
 
 func (markInstalled) String() string { return "record which system is installed" }
 
-func (markInstalled) Do(_ context.Context, m Machine) error {
-	set, err := m.openSet()
+func (s markInstalled) Do(_ context.Context, m Machine) error {
+	set, err := m.openSet(s.set)
 	if err != nil {
 		return err
 	}
@@ -313,12 +334,27 @@ func (m Machine) endInstall() error {
 	return m.syncData()
 }
 
-// setDefault makes sda1 writable if it is not; the machine reboots next.
+// setDefault changes what boots of the image that the firmware starts.
 func (m Machine) setDefault(e boot.Entry) error {
+	set, err := m.loader().CurrentSet()
+	if err != nil {
+		return err
+	}
+	return m.setBoot(e, set)
+}
+
+// setBoot changes what the firmware starts.
+func (m Machine) setBoot(e boot.Entry, set string) error {
+	return m.changeBoot(func() error { return m.loader().SetBoot(e, set) })
+}
+
+// changeBoot does something while sda1 can be written. In the ramdisk it cannot
+// be afterwards: the machine restarts next, or somebody repairs it.
+func (m Machine) changeBoot(do func() error) error {
 	if err := m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|bootFlags, ""); err != nil {
 		return err
 	}
-	if err := m.loader().SetDefault(e); err != nil {
+	if err := do(); err != nil || !m.Ramdisk {
 		return err
 	}
 	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|bootFlags, "")
@@ -326,13 +362,18 @@ func (m Machine) setDefault(e boot.Entry) error {
 
 // syncData brings everything on sda2 onto the disk.
 func (m Machine) syncData() error {
-	f, err := os.Open(m.path(dataDir))
-	if err != nil {
-		return fmt.Errorf("cannot sync the data partition: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
+	if err := syncFS(m.path(dataDir)); err != nil {
 		return fmt.Errorf("cannot sync the data partition: %w", err)
 	}
 	return nil
+}
+
+// syncFS brings everything of a file system onto the disk.
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"unsafe"
@@ -10,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/block"
+	"appplatform/agent/internal/kexec"
+	"appplatform/partitions"
 )
 
 // system is the Kernel of a real machine.
@@ -48,6 +51,26 @@ func (system) Swapon(path string) error {
 	return nil
 }
 
+func (system) Space(path string) (Space, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return Space{}, fmt.Errorf("cannot tell how full %s is: %w", path, err)
+	}
+	block := partitions.Size(fs.Bsize)
+	return Space{
+		Total: partitions.Size(fs.Blocks) * block,
+		Used:  partitions.Size(fs.Blocks-fs.Bfree) * block,
+		Free:  partitions.Size(fs.Bavail) * block,
+	}, nil
+}
+
+func (system) Allocate(f *os.File, size partitions.Size) error {
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size)); err != nil {
+		return fmt.Errorf("cannot allocate %v for %s: %w", size, f.Name(), err)
+	}
+	return nil
+}
+
 // Reboot does not ask init, which waits for us in the ramdisk: whoever calls
 // it has unmounted what matters.
 func (system) Reboot() error {
@@ -56,4 +79,31 @@ func (system) Reboot() error {
 		return fmt.Errorf("cannot reboot: %w", err)
 	}
 	select {}
+}
+
+func (system) Load(kernel, ramdisk, arguments string) error {
+	return kexec.Load(kernel, ramdisk, arguments)
+}
+
+func (system) StartLoaded() error { return kexec.Start() }
+
+func (system) HasAddress() bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if ip, ok := a.(*net.IPNet); ok && ip.IP.IsGlobalUnicast() {
+			return true
+		}
+	}
+	return false
+}
+
+// StartLoaded ends a shutdown: it starts the kernel that is loaded, if any.
+func StartLoaded() error {
+	if _, err := os.Stat("/" + restartFile); err != nil || !kexec.Loaded() {
+		return nil
+	}
+	return kexec.Start()
 }

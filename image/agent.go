@@ -27,7 +27,7 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 		}
 		defer remove()
 		out := filepath.Join(dir, "apagent")
-		cmd := run.Command(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
+		cmd := run.Command(ctx, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
 		cmd.Dir = b.repo.dir
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.Board.GOARCH(), "GOARM="+b.Board.GOARM, "GOFLAGS=", "GOWORK=off")
 		if err := run.Wait(cmd); err != nil {

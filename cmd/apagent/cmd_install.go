@@ -32,8 +32,13 @@ func (c command) install(args []string) error {
 	if err != nil {
 		return err
 	}
+	c.printSteps(steps)
+	return nil
+}
+
+// printSteps is what --dry-run does.
+func (c command) printSteps(steps []agent.Step) {
 	for i, s := range steps {
 		fmt.Fprintf(c.out, "step %d of %d: %v\n", i+1, len(steps), s)
 	}
-	return nil
 }

@@ -17,13 +17,19 @@ import (
 
 const usage = `usage: apagent VERB [FLAGS]
 
-  boot      what the ramdisk does: install the image, finish an interrupted
-            installation, or wait as a rescue system
+  boot      choose what boots; what the ramdisk does: install the image, go on
+            with what was interrupted, or wait as a rescue system
+  confirm   end the trial of a new image (at the end of every start)
+  diskfree  make room on a full data partition
   install   install the image again and keep the data (in the rescue system)
   mount     mount boot and data partition and the writable folders
   network   start, stop or show the network
+  resize    let the data partition take all of a disk that was enlarged
+  rollback  restart into the image that ran before the last update
   setip     set the address of this machine (also as the command setip)
   status    tell board, image, boot default and disk
+  tidy      keep logs short and room for a full disk (cron does it)
+  update    install an image from an update file, or tell how the last one went
 
 apagent VERB --help tells more.
 
@@ -48,12 +54,13 @@ var errUsage = errors.New("wrong arguments")
 
 // run is the program. Called as setip it is the verb setip.
 func run(args []string, getenv func(string) string, out, errs io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 	c := command{ctx, getenv, out, errs}
 	verbs := map[string]func(command, []string) error{
-		"boot": command.boot, "install": command.install, "mount": command.mount,
-		"network": command.network, "setip": command.setip, "status": command.status,
+		"boot": command.boot, "confirm": command.confirm, "diskfree": command.diskfree, "install": command.install,
+		"mount": command.mount, "network": command.network, "resize": command.resize, "rollback": command.rollback,
+		"setip": command.setip, "status": command.status, "tidy": command.tidy, "update": command.update,
 	}
 	if filepath.Base(args[0]) == "setip" {
 		args = append([]string{"apagent", "setip"}, args[1:]...)

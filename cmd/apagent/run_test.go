@@ -16,12 +16,25 @@ func TestRun(t *testing.T) {
 		{"apagent", 2, "", "usage: apagent VERB"},
 		{"apagent --help", 0, "EXIT STATUS", ""},
 		{"apagent boot --help", 0, "::wait:/usr/bin/apagent boot", ""},
+		{"apagent diskfree --help", 0, "--need=SIZE", ""},
+		{"apagent diskfree --need=much", 2, "", `"much" is not a size`},
 		{"apagent install --help", 0, "--dry-run", ""},
 		{"apagent mount --help", 0, "/run/app-platform/no-data", ""},
 		{"apagent network --help", 0, "start|stop|restart|status", ""},
+		{"apagent resize --help", 0, "--dry-run", ""},
+		{"apagent resize 64G", 2, "", "too many arguments: 64G"},
+		{"apagent resize --dry-run --log /no/such/folder/log", 1, "", "cannot keep the log"},
 		{"apagent setip --help", 0, "--mask=255.255.255.0", ""},
 		{"/usr/bin/setip --help", 0, "--mask=255.255.255.0", ""},
 		{"apagent status --help", 0, "--json", ""},
+		{"apagent update --help", 0, "--limit-rate=RATE", ""},
+		{"apagent rollback --help", 0, "before the last update", ""},
+		{"apagent confirm --help", 0, "Ends the\ntrial", ""},
+		{"apagent update", 2, "", "usage: apagent update"},
+		{"apagent update --status x.update", 2, "", "usage: apagent update"},
+		{"apagent update --limit-rate=fast x.update", 2, "", `"fast" is not a rate such as 500K`},
+		{"apagent boot sideways", 2, "", "usage: apagent boot"},
+		{"apagent tidy --help", 0, "empty_if_no_space", ""},
 		{"apagent format", 2, "", `unknown verb "format"` + "\nhint: apagent --help"},
 		{"apagent network", 2, "", "usage: apagent network"},
 		{"apagent network begin", 2, "", "usage: apagent network"},
@@ -35,6 +48,19 @@ func TestRun(t *testing.T) {
 		if got != test.want || !strings.Contains(out.String(), test.out) || !strings.Contains(errs.String(), test.errs) {
 			t.Errorf("%s: exit status %d, prints %q and %q; want %d, %q and %q",
 				test.args, got, out.String(), errs.String(), test.want, test.out, test.errs)
+		}
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]int64{"": 0, "700": 700, "500K": 500 << 10, "2m": 2 << 20} {
+		if got, err := parseRate(text); got != want || err != nil {
+			t.Errorf("parseRate(%q) = %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"0", "-1", "K", "1G", "1.5M"} {
+		if got, err := parseRate(text); err == nil {
+			t.Errorf("parseRate(%q) = %d; want an error", text, got)
 		}
 	}
 }

@@ -1,0 +1,261 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"appplatform/bundle"
+	"appplatform/internal/download"
+	"appplatform/partitions"
+)
+
+// An updateFile is an update file on this machine. Somebody may exchange the
+// file behind the path: what was accepted is the manifest.
+type updateFile struct {
+	bundle.Manifest
+	manifest []byte // its text
+	path     string
+	fetch    bool // it was downloaded and is removed when it was used
+}
+
+// An openUpdate is one that is being read.
+type openUpdate struct {
+	*bundle.Update
+	io.Closer
+}
+
+func (f updateFile) open(keys []string) (*openUpdate, error) {
+	in, err := os.Open(f.path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the update file: %w", err)
+	}
+	u, err := bundle.OpenUpdate(in, keys)
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	return &openUpdate{u, in}, nil
+}
+
+// An incoming is what is known about a file that is being fetched to sda2, so
+// that another attempt, also after a restart, goes on with it.
+type incoming struct {
+	Address string `json:"address"`
+	Version string `json:"version"` // as the server names it
+}
+
+const (
+	incomingFile = updateDir + "/incoming.part"
+	incomingInfo = updateDir + "/incoming.json"
+)
+
+// fetchUpdate brings the update file here and reads all of it: what it returns
+// is whole, signed and meant for this machine.
+func (m Machine) fetchUpdate(ctx context.Context, d disk, o UpdateOptions) (updateFile, error) {
+	f := updateFile{path: o.Source}
+	if strings.HasPrefix(o.Source, "http://") || strings.HasPrefix(o.Source, "https://") {
+		f = updateFile{path: m.path(incomingFile), fetch: true}
+		if err := m.download(ctx, d, o); err != nil {
+			return f, err
+		}
+	}
+	err := m.checkUpdate(ctx, d, &f, o.Force)
+	if err != nil && f.fetch && ctx.Err() == nil {
+		err = errors.Join(err, f.remove(m)) // Nothing that is worth being continued.
+	}
+	return f, err
+}
+
+func (m Machine) checkUpdate(ctx context.Context, d disk, f *updateFile, force bool) error {
+	u, err := f.open(m.Platform.Keys)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	if err := m.accept(d, u.Manifest, force); err != nil {
+		return err
+	}
+	f.Manifest, f.manifest = u.Manifest, u.Text
+	m.Log.Printf("checking image %s for %s", u.Label, u.Board)
+	return u.Extract(ctx, func(bundle.File) (io.WriteCloser, error) { return nowhere{}, nil },
+		func(done, total int64) { m.Log.Progress("checked", done, total) })
+}
+
+type nowhere struct{}
+
+func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (nowhere) Close() error                { return nil }
+
+// headSize is enough of an update file to refuse it.
+const headSize = 256 << 10
+
+func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = withHint("run it again: it goes on where it stopped", "interrupted")
+		} else if err != nil && !errors.As(err, new(hinted)) {
+			err = withHint("nothing was changed; run it again, what has arrived is kept", "cannot download the update: %w", err)
+		}
+	}()
+	if err := os.MkdirAll(m.path(updateDir), 0o755); err != nil {
+		return err
+	}
+	var before incoming
+	if text, err := os.ReadFile(m.path(incomingInfo)); err == nil {
+		_ = json.Unmarshal(text, &before) // Damaged: from the beginning.
+	}
+	f, err := os.OpenFile(m.path(incomingFile), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	have, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if before.Address != o.Source || before.Version == "" {
+		have = 0
+	}
+	from, err := download.Open(ctx, o.Source, download.Options{From: have, Version: before.Version})
+	if errors.Is(err, download.ErrChanged) {
+		m.Log.Printf("the file on the server has changed: from the beginning")
+		have = 0
+		from, err = download.Open(ctx, o.Source, download.Options{})
+	}
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if have > 0 {
+		m.Log.Printf("going on with a download of which %v are here", partitions.Size(have))
+	}
+	if err := m.writeState(incomingInfo, incoming{o.Source, from.Version()}); err != nil {
+		return err
+	}
+	if err := f.Truncate(have); err != nil {
+		return err
+	}
+	if _, err := f.Seek(have, io.SeekStart); err != nil {
+		return err
+	}
+	in := &limited{Reader: from, perSecond: o.Limit, began: time.Now()}
+	if have < headSize {
+		if err := m.makeRoom(headSize); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(f, in, headSize-have); err != nil && err != io.EOF {
+			return err
+		}
+	}
+	size, err := m.checkHead(d, o.Force)
+	if err != nil {
+		return err
+	}
+	have, in.n = have+in.n, 0
+	if err := m.makeRoom(size - have); err != nil {
+		return err
+	}
+	// One byte too many is enough to tell that it is another file.
+	rest := io.LimitReader(in, max(0, size-have)+1)
+	if _, err := io.Copy(f, progressReader{rest, func() { m.Log.Progress("downloaded", have+in.n, size) }}); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// checkHead refuses a wrong file before all of it is here, and tells how long a
+// right one is.
+func (m Machine) checkHead(d disk, force bool) (size int64, err error) {
+	u, err := updateFile{path: m.path(incomingFile)}.open(m.Platform.Keys)
+	if err == nil {
+		defer u.Close()
+		err = m.accept(d, u.Manifest, force)
+	}
+	if err == nil {
+		return u.FileSize(), nil
+	}
+	if !errors.As(err, new(hinted)) {
+		err = withHint("nothing was changed", "%w", err)
+	}
+	return 0, err
+}
+
+// makeRoom refuses a download for which sda2 has no room, after the reserve was
+// taken: it is kept for this, too, and apagent tidy makes it again.
+func (m Machine) makeRoom(need int64) error {
+	least := partitions.Size(need) + NearlyFull // The database goes on meanwhile.
+	space, err := m.dataSpace()
+	if err != nil {
+		return err
+	}
+	if space.Free < least {
+		if err := os.Remove(m.path(reserveFile)); ignoreMissing(err) != nil {
+			return err
+		}
+		if space, err = m.dataSpace(); err != nil {
+			return err
+		}
+	}
+	if space.Free < least {
+		return withHint("run apagent diskfree, then this again",
+			"the update needs %s on the data partition, and there are %s", least.Short(), space.Free.Short())
+	}
+	return nil
+}
+
+// limited reads no faster than it is told to.
+type limited struct {
+	io.Reader
+	perSecond int64
+	n         int64
+	began     time.Time
+}
+
+func (l *limited) Read(b []byte) (int, error) {
+	if l.perSecond > 0 {
+		b = b[:min(int64(len(b)), max(l.perSecond/10, 1))]
+		due := l.began.Add(time.Duration(float64(l.n) / float64(l.perSecond) * float64(time.Second)))
+		time.Sleep(time.Until(due))
+	}
+	n, err := l.Reader.Read(b)
+	l.n += int64(n)
+	return n, err
+}
+
+type progressReader struct {
+	io.Reader
+	report func()
+}
+
+func (p progressReader) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	p.report()
+	return n, err
+}
+
+func (f updateFile) remove(m Machine) error {
+	for _, name := range []string{m.path(incomingFile), m.path(incomingInfo)} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropDownload gives the room on sda2 back.
+type dropDownload struct{ file updateFile }
+
+func (s dropDownload) String() string { return "remove the download" }
+
+func (s dropDownload) Do(_ context.Context, m Machine) error {
+	if !s.file.fetch {
+		return nil
+	}
+	return s.file.remove(m)
+}

@@ -1,0 +1,332 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/agent/internal/boot"
+	"appplatform/bundle"
+	"appplatform/partitions"
+)
+
+// UpdateOptions say what to update to.
+type UpdateOptions struct {
+	Source string // path or address of an update file
+	Force  bool   // also to the same image or an older one
+	Limit  int64  // bytes a second to download at most; 0 is no limit
+}
+
+// Update fetches and checks an update file, puts its image beside the running
+// one and starts it. Until the last step nothing that boots has changed; a file
+// that cannot be used is refused before anything has.
+func Update(ctx context.Context, m Machine, o UpdateOptions) error {
+	d, t, done, err := m.beginTransition(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	file, err := m.fetchUpdate(ctx, d, o)
+	if err != nil {
+		return err
+	}
+	t.To.Label, t.To.Rootfs = file.Label, file.Rootfs.RawSHA256
+	m.Log.Printf("updating App Platform %s to %s", t.From.Label, t.To.Label)
+	return m.restartInto(ctx, d, t, writeSet{file, t.To.Set}, verifySet{t.To.Set}, dropDownload{file})
+}
+
+// Rollback starts the image that ran before the last update.
+func Rollback(ctx context.Context, m Machine) error {
+	d, t, done, err := m.beginTransition(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	set, err := m.openSet(t.To.Set)
+	if err != nil {
+		return withHint("update to the image you want instead", "there is no former image to go back to: %w", err)
+	}
+	t.To.Label, t.To.Rootfs, t.Reason = set.Label, set.Rootfs.RawSHA256, "by hand"
+	m.Log.Printf("going back from App Platform %s to %s", t.From.Label, t.To.Label)
+	return m.restartInto(ctx, d, t, checkSet{t.To.Set})
+}
+
+// restartInto does what is to be done before the new image may be started, and
+// starts it. The shutdown that this begins ends in its ramdisk.
+func (m Machine) restartInto(ctx context.Context, d disk, t transition, before ...Step) error {
+	t.Stage, t.Tries = stageApply, 1
+	steps := append([]Step{openLog{d}}, before...)
+	return Apply(ctx, m, append(steps, goOver{d, t}))
+}
+
+// goOver is the step behind which there is a transition. It is not interrupted:
+// a shell that hangs up must not leave one that nobody goes on with.
+type goOver struct {
+	disk disk
+	t    transition
+}
+
+func (s goOver) String() string { return "restart into the ramdisk of image " + s.t.To.Set }
+
+func (s goOver) Do(ctx context.Context, m Machine) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := m.load(s.disk, boot.Rescue, s.t.To.Set); err != nil {
+		return err
+	}
+	if err := m.keep(s.t); err != nil {
+		return err
+	}
+	err := shutDown{}.Do(ctx, m)
+	if err != nil {
+		err = errors.Join(err, m.forgetTransition())
+	}
+	return err
+}
+
+// beginTransition finds out where a transition would lead from and to, and keeps
+// others from beginning one until done is called.
+func (m Machine) beginTransition(ctx context.Context) (d disk, t transition, done func(), err error) {
+	if m.Ramdisk {
+		return d, t, nil, withHint("start the installed system: reboot", "cannot do this in the rescue system")
+	}
+	if d, err = m.findDisk(ctx); err != nil {
+		return d, t, nil, err
+	}
+	if t, err = m.findTransition(); err != nil {
+		return d, t, nil, err
+	}
+	done, err = m.lockUpdates()
+	return d, t, done, err
+}
+
+// lockUpdates is for two people who update at the same time.
+func (m Machine) lockUpdates() (unlock func(), err error) {
+	if err := os.MkdirAll(m.path(updateDir), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(m.path(updateDir))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, withHint("wait until it is over", "somebody else is updating this machine right now")
+	}
+	return func() { f.Close() }, nil
+}
+
+func (m Machine) findTransition() (t transition, err error) {
+	for _, dir := range []string{bootDir, dataDir} {
+		if !m.Kernel.Mounted("/" + dir) {
+			return t, withHint("see what apagent status says about it", "cannot update: /%s is not mounted", dir)
+		}
+		if err := unix.Access(m.path(dir), unix.W_OK); err != nil {
+			return t, withHint("its file system could not be repaired: start the rescue system and look at it with e2fsck", "cannot update: /%s cannot be written: %w", dir, err)
+		}
+	}
+	old, err := m.readTransition()
+	if err != nil {
+		return t, err
+	}
+	if old != nil {
+		return t, withHint("wait until it is over: apagent status", "an update to %s is under way", old.To.Label)
+	}
+	set, err := m.runningSet()
+	if err != nil {
+		return t, err
+	}
+	now, err := m.openSet(set)
+	if err != nil {
+		return t, withHint("install the image again from the rescue system", "the running image could not be put back: %w", err)
+	}
+	t.From = imageID{set, now.Label, now.Rootfs.RawSHA256}
+	t.To.Set = otherSet(set)
+	t.Network = m.Kernel.HasAddress()
+	return t, nil
+}
+
+// accept decides whether an image may be installed here.
+func (m Machine) accept(d disk, man bundle.Manifest, force bool) error {
+	if man.Board != m.Platform.Board || man.Arch != m.Platform.Arch {
+		return fmt.Errorf("the update is for board %s (%s), and this is %s (%s)", man.Board, man.Arch, m.Platform.Board, m.Platform.Arch)
+	}
+	installed := m.installedLabel()
+	switch newer, err := isNewer(man.Label, installed); {
+	case err != nil:
+		return err
+	case !newer && !force:
+		return withHint("--force installs it all the same", "image %s is installed and the update is %s, which is not newer", installed, man.Label)
+	}
+	rootfs, _ := d.table.Part(partitions.Rootfs)
+	if man.Rootfs.RawSize > int64(rootfs.Size) {
+		return fmt.Errorf("the system of the update has %v, and %s has %v", partitions.Size(man.Rootfs.RawSize), d.PartName(partitions.Rootfs), rootfs.Size)
+	}
+	set, err := m.runningSet()
+	if err != nil {
+		return err
+	}
+	space, err := m.Kernel.Space("/" + bootDir)
+	if err != nil {
+		return err
+	}
+	free := space.Free + folderSize(m.path(filepath.Join(bootDir, otherSet(set))))
+	if need := partitions.Size(man.Size()) + partitions.MiB; free < need {
+		return fmt.Errorf("the update needs %s on the boot partition, and there are %s", need.Short(), free.Short())
+	}
+	return nil
+}
+
+// installedLabel is the image number that people may lower by hand to be
+// allowed an update again (OS-E2).
+func (m Machine) installedLabel() string {
+	text, err := os.ReadFile(m.path(labelFile))
+	if label := strings.TrimSpace(string(text)); err == nil && label != "" {
+		return label
+	}
+	return m.Platform.Label
+}
+
+func isNewer(label, than string) (bool, error) {
+	a, err := strconv.ParseUint(label, 10, 32)
+	if err != nil {
+		return false, fmt.Errorf("the image number of the update, %q, is not a number", label)
+	}
+	b, err := strconv.ParseUint(than, 10, 32)
+	return err != nil || a > b, nil // What people write there is no reason to stay behind.
+}
+
+// folderSize is what the files of a folder take; a missing one takes nothing.
+func folderSize(dir string) (size partitions.Size) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			size += partitions.Size(info.Size())
+		}
+	}
+	return size
+}
+
+// writeSet puts the files of an update into a folder of sda1, the manifest
+// last: without it nobody takes them for an image.
+type writeSet struct {
+	file updateFile
+	set  string
+}
+
+func (s writeSet) String() string { return "write image " + s.set + " to the boot partition" }
+
+func (s writeSet) Do(ctx context.Context, m Machine) error {
+	u, err := s.file.open(m.Platform.Keys)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	dir := m.path(filepath.Join(bootDir, s.set))
+	if !bytes.Equal(u.Text, s.file.manifest) {
+		return errors.New("cannot write the image: the update file was exchanged after it had been checked")
+	}
+	err = m.changeBoot(func() error {
+		for _, name := range []string{bundle.ManifestName, bundle.SignatureName} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
+			return err
+		}
+		create := func(f bundle.File) (io.WriteCloser, error) { return createSynced(filepath.Join(dir, f.Name)) }
+		err := u.Extract(ctx, create, func(done, total int64) { m.Log.Progress("written", done, total) })
+		if err != nil {
+			return err
+		}
+		for _, f := range []struct {
+			name string
+			text []byte
+		}{{bundle.SignatureName, u.Signature}, {bundle.ManifestName, u.Text}} {
+			w, err := createSynced(filepath.Join(dir, f.name))
+			if err != nil {
+				return err
+			}
+			if _, err = w.Write(f.text); err == nil {
+				err = w.Close()
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return syncFS(m.path(bootDir))
+	})
+	if err != nil {
+		return fmt.Errorf("cannot write the image to the boot partition: %w", err)
+	}
+	return nil
+}
+
+// A syncedFile is on the disk, and out of memory, when it is closed: who reads
+// it again reads the disk.
+type syncedFile struct{ *os.File }
+
+func createSynced(path string) (io.WriteCloser, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	return syncedFile{f}, err
+}
+
+func (f syncedFile) Close() error {
+	err := f.Sync()
+	if err == nil {
+		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	return errors.Join(err, f.File.Close())
+}
+
+// verifySet reads the image back from the disk.
+type verifySet struct{ set string }
+
+func (s verifySet) String() string { return "read image " + s.set + " back" }
+
+func (s verifySet) Do(ctx context.Context, m Machine) error {
+	set, err := m.openSet(s.set)
+	if err != nil {
+		return err
+	}
+	return set.Verify(ctx, func(done, total int64) { m.Log.Progress("compared", done, total) })
+}
+
+// restartFile lets `apagent boot loaded` start what is loaded: a kernel that was
+// loaded in vain must not keep a machine from being switched off.
+const restartFile = "run/app-platform/restart"
+
+// shutDown stops the services and restarts; the last thing that init does is
+// `apagent boot loaded`. A start that hangs keeps init from it: then the machine
+// is reset.
+type shutDown struct{}
+
+func (shutDown) String() string { return "restart" }
+
+func (shutDown) Do(ctx context.Context, m Machine) error {
+	if err := m.writeFlag(restartFile); err != nil {
+		return err
+	}
+	if err := m.Run(ctx, "reboot"); err != nil || m.grace == 0 {
+		return err
+	}
+	select {
+	case <-ctx.Done(): // It ends every process.
+		return nil
+	case <-time.After(m.grace):
+	}
+	m.Log.Printf("the shutdown hangs: restarting at once")
+	return m.Kernel.Reboot() // It syncs.
+}
