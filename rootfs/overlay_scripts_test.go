@@ -1,30 +1,151 @@
 package rootfs
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
 // coreDump runs the handler of the kernel with data as its /mnt/sda2.
 func coreDump(t *testing.T, data string, args ...string) error {
 	t.Helper()
+	return smallCoreDump(t, data, 6, 1<<40, args...)
+}
+
+// smallCoreDump does so for a program with so many bytes of memory on a disk
+// with so much room for dumps. All its limits are in KiB instead of MiB.
+func smallCoreDump(t *testing.T, data string, memory, room int64, args ...string) error {
+	t.Helper()
 	text, err := os.ReadFile("overlay/usr/lib/app-platform/core-dump")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tools := t.TempDir()
-	for name, script := range map[string]string{"mountpoint": "exit 0", "logger": "exit 0", "df": `printf 'a\n0 0 0 9999999\n'`} {
+	// The script counts what these say in MiB, and here it is KiB.
+	used := fmt.Sprintf(`used=$(find %s -type f -printf '%%s\n' | awk '{ n += $1 } END { print n + 0 }'); `, filepath.Join(data, "log"))
+	for name, script := range map[string]string{"mountpoint": "exit 0", "logger": "exit 0",
+		"df": used + fmt.Sprintf(`printf 'a\n0 0 0 %%d\n' $((%d - used))`, room), "du": used + "echo $used",
+	} {
 		if err := os.WriteFile(filepath.Join(tools, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	script := strings.NewReplacer("/mnt/sda2", data, "PATH=/usr/sbin:/usr/bin", "PATH="+tools+":/usr/bin:/bin").Replace(string(text))
+	script := strings.NewReplacer("/mnt/sda2", data, "/run/core-dump.lock", filepath.Join(data, "lock"), "bs=1048576", "bs=1024",
+		"PATH=/usr/sbin:/usr/bin", "PATH="+tools+":/usr/bin:/bin").Replace(string(text))
 	cmd := exec.Command("sh", append([]string{"-c", script, "core-dump"}, args...)...)
-	cmd.Stdin = strings.NewReader("memory")
+	cmd.Stdin = io.LimitReader(zeros{}, memory)
 	return cmd.Run()
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+// Number and size of dumps are bounded, and a full disk gets none.
+func TestCoreDumpsAreBounded(t *testing.T) {
+	const kib = 1024
+	type dump struct {
+		program string
+		size    int64 // in KiB
+	}
+	many := func(n int, programs int, size int64) (dumps []dump) {
+		for i := range n {
+			dumps = append(dumps, dump{fmt.Sprintf("p%d", i%programs), size})
+		}
+		return dumps
+	}
+	tests := []struct {
+		name  string
+		room  int64 // in KiB
+		dumps []dump
+		want  string // their times
+	}{
+		{"three of a program", 1 << 30, many(5, 1, 1), "2 3 4"},
+		{"ten of all", 1 << 30, many(14, 7, 1), "4 5 6 7 8 9 10 11 12 13"},
+		{"too large", 1 << 30, []dump{{"a", 1}, {"b", 1025}, {"c", 1}}, "0 2"},
+		{"just not too large", 1 << 30, []dump{{"a", 1024}}, "0"},
+		{"too many bytes", 1 << 30, []dump{{"a", 600}, {"b", 600}, {"c", 600}, {"d", 600}}, "2 3"},
+		{"old ones make room", 1700, []dump{{"a", 100}, {"b", 100}, {"c", 700}}, "1 2"},
+		{"as large as there is room", 1024, []dump{{"a", 400}}, "0"},
+		{"larger than there is room", 1024, []dump{{"a", 600}}, ""},
+		{"hardly any room", 560, []dump{{"a", 1}}, ""},
+		{"no room", 100, []dump{{"a", 1}}, ""},
+	}
+	for _, test := range tests {
+		data := t.TempDir()
+		all := filepath.Join(data, "log/core_dumps")
+		if err := os.MkdirAll(all, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		for i, d := range test.dumps {
+			_ = smallCoreDump(t, data, d.size*kib, test.room*kib, d.program, "1", fmt.Sprint(i))
+		}
+		files, err := filepath.Glob(all + "/*/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var times []int
+		for _, f := range files {
+			n, _ := strconv.Atoi(strings.Split(filepath.Base(f), ".")[1])
+			times = append(times, n)
+		}
+		slices.Sort(times)
+		if got := strings.Trim(fmt.Sprint(times), "[]"); got != test.want {
+			t.Errorf("%s: there are the dumps %q; want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// On a disk that others have filled, old dumps are not removed in vain.
+func TestCoreDumpsStayOnFullDisk(t *testing.T) {
+	data := t.TempDir()
+	all := filepath.Join(data, "log/core_dumps")
+	if err := os.MkdirAll(all, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	const kib = 1024
+	for i := range 3 {
+		if err := smallCoreDump(t, data, 100*kib, 1<<30, "app", "1", fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"app", "other"} {
+		if err := smallCoreDump(t, data, kib, 500*kib, name, "1", "9"); err == nil {
+			t.Errorf("%s is kept on a full disk", name)
+		}
+	}
+	if files, err := filepath.Glob(all + "/*"); err != nil || len(files) != 1 {
+		t.Errorf("core_dumps has %q, %v; want app", files, err)
+	}
+	if files, err := filepath.Glob(all + "/app/core.*"); err != nil || len(files) != 3 {
+		t.Errorf("the old dumps are %q, %v; want three", files, err)
+	}
+}
+
+// While one dump is being kept, another one that dies is not.
+func TestCoreDumpOneAtATime(t *testing.T) {
+	data := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(data, "log/core_dumps"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(data, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := coreDump(t, data, "app", "1", "5"); err == nil {
+		t.Error("core-dump succeeds; want a refusal")
+	}
 }
 
 // A program chooses its own name, and its dump is written by root.
@@ -62,6 +183,36 @@ func TestCoreDump(t *testing.T) {
 	for _, path := range []string{victim, filepath.Join(data, "core.5.1"), filepath.Join(data, "log/core.5.1"), filepath.Join(all, "core.5.1")} {
 		if _, err := os.Stat(path); err == nil {
 			t.Errorf("%s was written", path)
+		}
+	}
+}
+
+// OS-F1: the manual's command runs the agent; a mistyped one does nothing.
+func TestInstallStep1(t *testing.T) {
+	const usage = "usage: ramdisk/home/root/install_step1.sh LOG resize\n"
+	for _, test := range []struct {
+		args []string
+		want string
+		exit int
+	}{
+		{[]string{"log.txt", "resize"}, "apagent resize --reboot --log log.txt\n", 1},
+		{[]string{"my log", "resize"}, "apagent resize --reboot --log my log\n", 1},
+		{nil, usage, 2},
+		{[]string{"log.txt"}, usage, 2},
+		{[]string{"", "resize"}, usage, 2},
+		{[]string{"log.txt", "Resize"}, usage, 2},
+		{[]string{"log.txt", "resize", "now"}, usage, 2},
+	} {
+		tools := t.TempDir()
+		agent := "#!/bin/sh\necho apagent \"$@\"\nexit 1\n"
+		if err := os.WriteFile(filepath.Join(tools, "apagent"), []byte(agent), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", append([]string{"ramdisk/home/root/install_step1.sh"}, test.args...)...)
+		cmd.Env = []string{"PATH=" + tools}
+		out, err := cmd.CombinedOutput()
+		if !strings.HasPrefix(string(out), test.want) || cmd.ProcessState.ExitCode() != test.exit {
+			t.Errorf("install_step1.sh %q prints %q, %v; want %q and exit status %d", test.args, out, err, test.want, test.exit)
 		}
 	}
 }

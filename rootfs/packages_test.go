@@ -118,6 +118,9 @@ func TestRamdisk(t *testing.T) {
 	if e, ok := tree.Get("usr/lib/openssh/sftp-server"); !ok || e.Mode&0o111 == 0 {
 		t.Error("no SFTP server in the ramdisk")
 	}
+	if e, ok := tree.Get("home/root/install_step1.sh"); !ok || e.Mode.Perm() != 0o755 {
+		t.Error("no /home/root/install_step1.sh in the ramdisk that can be run (OS-F1)")
+	}
 	checkRoot(t, tree, "usr/bin/busybox", "")
 
 	again := buildReal(t, "ramdisk", in, Ramdisk)
