@@ -73,6 +73,9 @@ func TestArgs(t *testing.T) {
 		}},
 		{"SATA", Options{Disks: []Disk{{Path: "/d", Controller: AHCI}}}, []string{"-machine q35"}},
 		{"two disks", Options{Disks: []Disk{{Path: "/d"}, {Path: "/e", Format: "qcow2"}}}, []string{"drive=disk0,bootindex=0", "drive=disk1,bootindex=1", "format=qcow2,file=/e"}},
+		{"logged", Options{Disks: []Disk{{Path: "/d", Log: "/l"}}}, []string{
+			"node-name=disk0-data,filename=/d", "filename=/l", "driver=blklogwrites,node-name=disk0,", "drive=disk0,bootindex=0",
+		}},
 		{"ample", Options{Memory: 2 * partitions.GiB, CPUs: 4, KVM: true, Watchdog: true}, []string{"-m 2048M", "-smp 4", "-accel kvm", "i6300esb"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -97,6 +100,7 @@ func TestArgsErrors(t *testing.T) {
 	}{
 		{Disk{Path: "/a,b"}, "QEMU takes no comma"},
 		{Disk{Path: "/a", Controller: "floppy"}, `unknown controller "floppy"`},
+		{Disk{Path: "/a", Log: "/l", Format: "qcow2"}, "its format is qcow2, not raw"},
 	} {
 		_, err := Options{Disks: []Disk{test.disk}}.withDefaults().args("/sockets", nil)
 		if err == nil || !strings.Contains(err.Error(), test.want) {

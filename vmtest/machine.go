@@ -105,6 +105,13 @@ func (m *Machine) prepare() (err error) {
 	if m.sockets, err = os.MkdirTemp("", "vm"); err != nil {
 		return err
 	}
+	for _, d := range m.opts.Disks {
+		if d.Log != "" { // QEMU wants it to be there.
+			if err := os.WriteFile(d.Log, nil, 0o644); err != nil {
+				return err
+			}
+		}
+	}
 	if m.opts.Firmware == UEFI {
 		// Each machine has variables of its own; they survive its restarts.
 		vars := filepath.Join(m.opts.Dir, efiVars)
@@ -142,6 +149,9 @@ func (o Options) command(ctx context.Context, args []string, sockets string, wor
 	c := tooltree.Cmd{Args: args, Stderr: words, Writable: []string{o.Dir, sockets}}
 	for _, d := range o.Disks {
 		c.Writable = append(c.Writable, filepath.Dir(d.Path))
+		if d.Log != "" {
+			c.Writable = append(c.Writable, filepath.Dir(d.Log))
+		}
 	}
 	for _, f := range []string{o.Kernel, o.Initrd} {
 		if f != "" {

@@ -80,6 +80,9 @@ type Disk struct {
 	Path       string
 	Format     string // raw (also if empty) or qcow2
 	Controller Controller
+	// Log, if any, is a file that takes every write and flush in the order in
+	// which they were completed (package powercut reads it). The disk is raw then.
+	Log string
 }
 
 // Options describe one machine.
@@ -216,12 +219,13 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 	}
 	for i, d := range o.Disks {
 		id := fmt.Sprintf("disk%d", i)
-		if strings.Contains(d.Path, ",") {
+		if strings.Contains(d.Path+d.Log, ",") {
 			return nil, fmt.Errorf("cannot attach %s: QEMU takes no comma in a path", d.Path)
 		}
-		// What QEMU has accepted outlives its death in the host's memory:
-		// nothing is gained by waiting for the host's disk.
-		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, d.Format, d.Path))
+		if d.Log != "" && d.Format != "raw" {
+			return nil, fmt.Errorf("cannot log the writes to %s: its format is %s, not raw", d.Path, d.Format)
+		}
+		args = append(args, d.drive(id)...)
 		devices, ok := attach[d.Controller]
 		if o.Arch != X86 && d.Controller == AHCI {
 			devices = attachAHCI
@@ -253,4 +257,21 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 		}
 	}
 	return args, nil
+}
+
+// drive is what a controller's device is attached to. What QEMU has accepted
+// outlives its death in the host's memory: nothing is gained by waiting for the
+// host's disk.
+func (d Disk) drive(id string) []string {
+	if d.Log == "" {
+		return []string{"-drive", fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, d.Format, d.Path)}
+	}
+	// A node with no-flush would not see flushes, so only those below have it.
+	// The flag also makes a flush end at once: what comes before it in the log
+	// was really complete before it began.
+	return []string{
+		"-blockdev", fmt.Sprintf("driver=file,node-name=%s-data,filename=%s,cache.no-flush=on,discard=unmap", id, d.Path),
+		"-blockdev", fmt.Sprintf("driver=file,node-name=%s-log,filename=%s,cache.no-flush=on", id, d.Log),
+		"-blockdev", fmt.Sprintf("driver=blklogwrites,node-name=%[1]s,file=%[1]s-data,log=%[1]s-log,log-super-update-interval=1,discard=unmap", id),
+	}
 }
