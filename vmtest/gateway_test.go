@@ -55,6 +55,7 @@ func TestGateway(t *testing.T) {
 			testCopies(t, m)
 			testDatabase(r)
 			r.want("apagent status", "boot default  system")
+			testUpdate(t, m, r, b.name)
 			r.want("uname -m", map[vmtest.Arch]string{vmtest.ARM: "armv7l", vmtest.ARM64: "aarch64"}[b.arch])
 			powerOff(t, m)
 			checkGateway(t, o.Disks[0].Path)

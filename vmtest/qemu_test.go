@@ -24,7 +24,7 @@ import (
 const (
 	menuWithin    = 60 * time.Second // 4 s
 	installWithin = 8 * time.Minute  // 70 s
-	bootWithin    = 2 * time.Minute  // 12 s, the first time 25 s
+	bootWithin    = 4 * time.Minute  // 12 s, the first time 25 s
 	commandWithin = 2 * time.Minute
 	offWithin     = time.Minute
 )
@@ -79,7 +79,7 @@ func start(t *testing.T, o vmtest.Options) *vmtest.Machine {
 	if o.Dir == "" {
 		o.Dir = logDir(t)
 	}
-	o.Forward = map[int]int{22: 0}
+	o.Forward = map[int]int{22: 0, 443: 0}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	m, err := vmtest.Start(ctx, o)
 	if err != nil {
