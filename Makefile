@@ -14,7 +14,7 @@ export PATH
 # runs the program in the tool tree.
 TOOLS := sfdisk sgdisk mke2fs e2fsck debugfs dumpe2fs tune2fs e2label resize2fs blkid fsck.fat minisign xz shellcheck qemu-img openssl
 
-.PHONY: help run gateway build $(BOARDS) test check bench lint shellcheck tools clean FORCE
+.PHONY: help run gateway build $(BOARDS) test check powercut bench lint shellcheck tools clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z$$()A-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -33,16 +33,30 @@ build: $(BOARD) ## build the image of BOARD (x86_64, armel, arm64)
 $(BOARDS): $(APIMAGE)
 	$(APIMAGE) build $@
 
-test: lint $(BOARDS) ## run everything, the QEMU tests included (over an hour with an empty cache)
+# What the tests update the boards' images to.
+next-%: $(APIMAGE)
+	$(APIMAGE) build --label 999999 --out out/$*/next $*
+
+test: lint $(BOARDS) $(BOARDS:%=next-%) ## run everything, the QEMU tests included (over an hour with an empty cache)
 	go test -timeout 30m $(SKIP:%=-skip '%') $(FAST)
-	go test -timeout 60m -parallel 2 ./vmtest -cuts $(CUTS)
-	go test -timeout 30m -parallel 2 ./gateway
+	go test -timeout 90m -parallel 2 $(SKIP:%=-skip '%') ./vmtest -cuts $(CUTS)
+	go test -timeout 30m -parallel 2 $(SKIP:%=-skip '%') ./gateway
 
 check: lint ## the fast part: format, vet, staticcheck, layers, unit tests, shellcheck
 	go test -short $(FAST) ./gateway
 
 # Everything but the tests that install whole machines.
-FAST = $$(go list ./... | grep -v -e /vmtest -e /gateway)
+FAST = $$(go list ./... | grep -v -e '/vmtest$$' -e '/gateway$$')
+
+# How many states of each board `make powercut` starts, and the seed of all that
+# is random (0: the time).
+BOOTS ?= 12
+SEED ?= 0
+powercut: $(BOARDS) ## replay what an installation writes, cut at every moment, on each board (hours, for the machines that it starts)
+	@mkdir -p out/powercut && rm -f out/powercut/table
+	go test -timeout 8h -parallel 1 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' \
+		-samples 300 -torn 64 -repairs 2000 -boots $(BOOTS) -seed $(SEED); \
+		status=$$?; cat out/powercut/table; exit $$status
 
 lint: $(APIMAGE) tools
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'hint: gofmt -w these files'; exit 1; }
