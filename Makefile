@@ -3,8 +3,10 @@
 BOARD ?= x86_64
 # At how many moments the tests cut the power during an installation.
 CUTS ?= 20
-# Tests to leave out, as for go test -skip.
+# Tests to leave out, as for go test -skip: of all packages but vmtest and gateway,
+# and of these two.
 SKIP ?=
+SKIP_MACHINES ?=
 BOARDS := $(notdir $(patsubst %/,%,$(dir $(wildcard boards/*/board.json))))
 APIMAGE := bin/apimage
 PATH := $(CURDIR)/bin/tools:$(PATH)
@@ -39,8 +41,8 @@ next-%: $(APIMAGE)
 
 test: lint $(BOARDS) $(BOARDS:%=next-%) ## run everything, the QEMU tests included (over an hour with an empty cache)
 	go test -timeout 30m $(SKIP:%=-skip '%') $(FAST)
-	go test -timeout 90m -parallel 2 $(SKIP:%=-skip '%') ./vmtest -cuts $(CUTS)
-	go test -timeout 30m -parallel 2 $(SKIP:%=-skip '%') ./gateway
+	go test -timeout 90m -parallel 2 $(SKIP_MACHINES:%=-skip '%') ./vmtest -cuts $(CUTS)
+	go test -timeout 30m -parallel 2 $(SKIP_MACHINES:%=-skip '%') ./gateway
 
 check: lint ## the fast part: format, vet, staticcheck, layers, unit tests, shellcheck
 	go test -short $(FAST) ./gateway

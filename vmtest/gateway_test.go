@@ -39,6 +39,7 @@ const startsKernel = "Starting kernel"
 // OS-A2, OS-B1, OS-C3, OS-C4: U-Boot starts the image as it is, the image
 // installs itself, and the system runs with everything in it.
 func TestGateway(t *testing.T) {
+	t.Parallel()
 	for _, b := range gatewayBoards {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
@@ -105,6 +106,7 @@ func copyPart(to, disk string, p partitions.Partition) error {
 // OS-C3, OS-E4: the power fails at random moments of a gateway's first
 // installation.
 func TestPowerCutDuringGatewayInstall(t *testing.T) {
+	t.Parallel()
 	for _, b := range gatewayBoards {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()

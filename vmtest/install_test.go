@@ -11,6 +11,7 @@ import (
 // OS-A4, OS-B2, OS-B4, OS-C1, OS-C2: each size of disk, each firmware and each
 // controller installs itself, starts, and can be switched off.
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		firmware   vmtest.Firmware
 		controller vmtest.Controller
@@ -53,6 +54,7 @@ var cards = map[vmtest.Controller]string{
 // controller, and with any network card, as after a change of the virtual
 // machine.
 func TestStart(t *testing.T) {
+	t.Parallel()
 	for _, firmware := range []vmtest.Firmware{vmtest.BIOS, vmtest.UEFI} {
 		for _, controller := range vmtest.Controllers {
 			t.Run(fmt.Sprintf("%s %s", firmware, controller), func(t *testing.T) {

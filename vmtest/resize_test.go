@@ -111,6 +111,7 @@ func testResizeCut(t *testing.T, disk, sum string, byScript bool) {
 // OS-F1: a controller that tells the kernel of a larger disk, and one that has
 // to be asked. (QEMU does not enlarge an NVMe disk that is in use.)
 func TestResizeRunning(t *testing.T) {
+	t.Parallel()
 	for _, controller := range []vmtest.Controller{vmtest.VirtioBlk, vmtest.PVSCSI} {
 		t.Run(string(controller), func(t *testing.T) {
 			t.Parallel()

@@ -55,6 +55,7 @@ func serveFile(t *testing.T, file string) string {
 // OS-E1, OS-E2, OS-E5: an update from a web server, with its progress to be read
 // meanwhile, and the way back. What was changed on the device stays.
 func TestUpdate(t *testing.T) {
+	t.Parallel()
 	for _, firmware := range []vmtest.Firmware{vmtest.BIOS, vmtest.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
 			t.Parallel()
