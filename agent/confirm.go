@@ -58,7 +58,7 @@ func (m Machine) confirm(ctx context.Context) error {
 	case t.Stage == stageCommit:
 		return Apply(ctx, m, m.planCommit(d, *t))
 	case t.Stage == stageRestore && m.installedRootfs() == t.From.Rootfs:
-		return m.end(*t, rolledBack)
+		return m.conclude(ctx, d, *t, rolledBack, fmt.Sprintf("App Platform %s runs again: %s", t.From.Label, t.Reason))
 	}
 	// Somebody has chosen this entry in the boot menu. The rescue system knows
 	// how to go on.
@@ -98,18 +98,32 @@ func (m Machine) writeFlag(name string) error {
 // failed before it did.
 func (m Machine) applyAgain(ctx context.Context, d disk, t transition) error {
 	if t.Tries >= maxTries {
-		t.Reason = fmt.Sprintf("its ramdisk did not come up in %d attempts", maxTries)
-		m.Log.Printf("image %s is given up: %s", t.To.Label, t.Reason)
-		return m.end(t, abandoned)
+		return m.giveUp(ctx, d, t, fmt.Sprintf("its ramdisk did not come up in %d attempts", maxTries))
 	}
 	t.Tries++
 	err := Apply(ctx, m, []Step{openLog{d}, checkSet{t.To.Set}, loadKernel{d, boot.Rescue, t.To.Set}, keepStage{t}, shutDown{}})
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	t.Reason = err.Error()
-	m.Log.Printf("image %s is given up: %s", t.To.Label, t.Reason)
-	return m.end(t, abandoned)
+	return m.giveUp(ctx, d, t, err.Error())
+}
+
+// giveUp ends a transition that has not touched the system that runs.
+func (m Machine) giveUp(ctx context.Context, d disk, t transition, reason string) error {
+	t.Reason = reason
+	return m.conclude(ctx, d, t, abandoned, fmt.Sprintf("image %s is given up: %s", t.To.Label, reason))
+}
+
+// conclude ends a transition in the system that runs, and the log.
+func (m Machine) conclude(ctx context.Context, d disk, t transition, result, text string) error {
+	if err := (openLog{d}).Do(ctx, m); err != nil {
+		m.Log.Printf("%v", err)
+	}
+	m.Log.Printf("%s", text)
+	if err := m.Log.Finished(); err != nil {
+		m.Log.Printf("%v", err)
+	}
+	return m.end(t, result)
 }
 
 // trial decides about the new image.

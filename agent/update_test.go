@@ -451,6 +451,9 @@ func TestUpdateGoesWrong(t *testing.T) {
 				u.firmware()
 			}
 			u.checkSettled(test.name, "160001")
+			if log := u.lastLogLine(); log != finished {
+				t.Errorf("the last line of the log is %q; want %s", log, finished)
+			}
 			if o := GetUpdateStatus(u.Machine).Last; test.result != "" && (o == nil || o.Result != test.result || o.Reason == "") {
 				t.Errorf("the last update is %+v; want %s and why", o, test.result)
 			}
