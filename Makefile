@@ -54,7 +54,7 @@ FAST = $$(go list ./... | grep -v -e '/vmtest$$' -e '/gateway$$')
 # is random (0: the time).
 BOOTS ?= 12
 SEED ?= 0
-powercut: $(BOARDS) ## replay what an installation writes, cut at every moment, on each board (hours, for the machines that it starts)
+powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what an installation and an update write, cut at every moment, on each board (hours, for the machines that it starts)
 	@mkdir -p out/powercut && rm -f out/powercut/table
 	go test -timeout 8h -parallel 1 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' \
 		-samples 300 -torn 64 -repairs 2000 -boots $(BOOTS) -seed $(SEED); \

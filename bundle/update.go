@@ -22,15 +22,16 @@ const (
 	maxSignature = 4 << 10
 )
 
-// updateTime says every entry of an update file, which is to be the same twice.
-var updateTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+// Time is what every file of an image, and every entry of an update file, says of
+// when it was made: both are to be the same twice.
+var Time = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // ErrUpdate is a file that is no update file, or not a whole one.
 var ErrUpdate = errors.New("it is not a whole update file")
 
 // entry is the one header that an update file may have for a file.
 func entry(name string, size int64) *tar.Header {
-	return &tar.Header{Name: name, Mode: 0o644, Size: size, ModTime: updateTime, Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+	return &tar.Header{Name: name, Mode: 0o644, Size: size, ModTime: Time, Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
 }
 
 // WriteUpdate writes a set as an update file; paths are where the files that

@@ -246,7 +246,7 @@ func developmentKey(c *cache.Dir) (Signing, error) {
 }
 
 // made at this time, says every file of an image.
-var imageTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+var imageTime = bundle.Time
 
 // A Line is one line of a printed plan.
 type Line struct {
