@@ -143,14 +143,14 @@ func TestBoot(t *testing.T) {
 		patches []patch
 		want    string
 	}{
-		{"rescue", nil, nil, `\[kernel a: \S+ ` + rescue + disk + ` \+ramdisk\]`},
-		{"system", nil, []patch{normal}, `\[kernel a: \S+ ` + system + disk + `\]`},
-		{"set b", nil, []patch{setB}, `\[kernel b: \S+ ` + rescue + disk + ` \+ramdisk\]`},
+		{"rescue", nil, nil, `\[kernel a: \S+ ` + rescue + disk + ` ap\.set=a \+ramdisk\]`},
+		{"system", nil, []patch{normal}, `\[kernel a: \S+ ` + system + disk + ` ap\.set=a\]`},
+		{"set b", nil, []patch{setB}, `\[kernel b: \S+ ` + rescue + disk + ` ap\.set=b \+ramdisk\]`},
 		{"broken grubenv", nil, []patch{noEnv}, `\[kernel a: .* \+ramdisk\]`},
 		{"no kernel", []string{"a/kernel"}, nil, `\[kernel b: ` + `.* \+ramdisk\]`},
-		{"no ramdisk", []string{"a/ramdisk.ext2.xz"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` \+ramdisk\]`},
-		{"empty ramdisk", []string{"a/ramdisk.ext2.xz:"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` \+ramdisk\]`},
-		{"no kernel for the system", []string{"b/kernel"}, []patch{setB, normal}, `\[kernel a: .*PARTNROFF=2`},
+		{"no ramdisk", []string{"a/ramdisk.ext2.xz"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` ap\.set=b \+ramdisk\]`},
+		{"empty ramdisk", []string{"a/ramdisk.ext2.xz:"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` ap\.set=b \+ramdisk\]`},
+		{"no kernel for the system", []string{"b/kernel"}, []patch{setB, normal}, `\[kernel a: .*PARTNROFF=2 .* ap\.set=a\]`},
 		{"nothing", []string{"a/kernel", "b/kernel"}, nil, `No image on this disk can be read`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
