@@ -380,6 +380,38 @@ func TestRescue(t *testing.T) {
 	m.checkInstalled("nobody came")
 }
 
+// What makes GRUB start the rescue system is mended there: a damaged grub.cfg,
+// and a root file system that cannot be read.
+func TestRescueMends(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+
+	must(t, os.WriteFile(m.path("content/mnt/sda1/boot/grub/grub.cfg"), make([]byte, 600), 0o644))
+	m.start()
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	if text, err := os.ReadFile(m.path("content/mnt/sda1/boot/grub/grub.cfg")); err != nil || !strings.HasSuffix(string(text), "\nset default=1\n") {
+		t.Errorf("grub.cfg is %q, %v; want the system as default", text, err)
+	}
+	if !m.rebooted || !strings.Contains(m.out.String(), "it is made anew") {
+		t.Errorf("rebooted: %v; the log is\n%s", m.rebooted, m.out.String())
+	}
+
+	m.start()
+	rootfs, _ := m.part(partitions.Rootfs)
+	f, err := os.OpenFile(rootfs, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt(make([]byte, 4096), 0)
+	must(t, errors.Join(err, f.Close()))
+	must(t, os.WriteFile(m.path("content/mnt/sda1/boot/grub/grub.cfg"), []byte("set default=1\n"), 0o644))
+	m.Cmdline += " ap.rootfs=unreadable ap.set=a"
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	m.checkInstalled("sda3 was zeroed")
+	if !strings.Contains(m.out.String(), "found no system on sda3") {
+		t.Errorf("the log does not tell why:\n%s", m.out.String())
+	}
+}
+
 // A disk that is refused leaves a log all the same.
 func TestKeepLog(t *testing.T) {
 	t.Parallel()

@@ -71,7 +71,7 @@ func GetStatus(ctx context.Context, m Machine) Status {
 	} else {
 		s.BootDefault = e.String()
 	}
-	s.addSets(m)
+	s.addSets(m, update.UnderWay != nil)
 	if text, err := os.ReadFile(m.path(noDataFile)); err == nil {
 		s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
 	}
@@ -95,10 +95,14 @@ func GetStatus(ctx context.Context, m Machine) Status {
 
 func (s *Status) problem(err error) { s.Problems = append(s.Problems, Explain(err)) }
 
-func (s *Status) addSets(m Machine) {
+func (s *Status) addSets(m Machine, underWay bool) {
 	current, err := m.loader().CurrentSet()
 	if err != nil {
 		s.problem(err)
+	}
+	if set, err := m.runningSet(); err == nil && current != "" && set != current && !underWay {
+		s.problem(withHint("write it anew: apagent update --force FILE",
+			"the firmware has started image %s, because image %s on the boot partition is damaged", set, current))
 	}
 	for _, name := range []string{"a", "b"} {
 		dir := m.path(filepath.Join(bootDir, name))

@@ -251,20 +251,16 @@ func (s writeSet) Do(ctx context.Context, m Machine) error {
 		if err != nil {
 			return err
 		}
-		for _, f := range []struct {
-			name string
-			text []byte
-		}{{bundle.SignatureName, u.Signature}, {bundle.ManifestName, u.Text}} {
-			w, err := createSynced(filepath.Join(dir, f.name))
-			if err != nil {
+		for _, f := range u.Started() {
+			if err := writeSynced(filepath.Join(dir, f.SumName()), f.Sum()); err != nil {
 				return err
 			}
-			if _, err = w.Write(f.text); err == nil {
-				err = w.Close()
-			}
-			if err != nil {
-				return err
-			}
+		}
+		if err := writeSynced(filepath.Join(dir, bundle.SignatureName), u.Signature); err != nil {
+			return err
+		}
+		if err := writeSynced(filepath.Join(dir, bundle.ManifestName), u.Text); err != nil {
+			return err
 		}
 		return syncFS(m.path(bootDir))
 	})
@@ -281,6 +277,15 @@ type syncedFile struct{ *os.File }
 func createSynced(path string) (io.WriteCloser, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	return syncedFile{f}, err
+}
+
+func writeSynced(path string, text []byte) error {
+	w, err := createSynced(path)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(text)
+	return errors.Join(err, w.Close())
 }
 
 func (f syncedFile) Close() error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -226,6 +227,13 @@ func TestUpdateAndRollback(t *testing.T) {
 		}
 		u.settle(t.Context())
 		u.checkSettled("updated", "160002")
+		for _, name := range []string{bundle.KernelName, bundle.RamdiskName} {
+			sum := exec.Command("sha256sum", "--check", "--strict", name+".sha256")
+			sum.Dir = u.path("content/mnt/sda1/b")
+			if out, err := sum.CombinedOutput(); err != nil {
+				t.Errorf("what GRUB compares: %v: %s", err, out)
+			}
+		}
 		if o := GetUpdateStatus(u.Machine).Last; o == nil || o.Result != committed || o.To != "160002" {
 			t.Errorf("the last update is %+v", o)
 		}
@@ -235,6 +243,11 @@ func TestUpdateAndRollback(t *testing.T) {
 		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
 		u.settle(t.Context())
 		u.checkSettled("updated again", "160002")
+		u.Cmdline = strings.Replace(u.Cmdline, "ap.set=b", "ap.set=a", 1)
+		problems := strings.Join(GetStatus(t.Context(), u.Machine).Problems, "\n")
+		if !strings.Contains(problems, "image b on the boot partition is damaged") {
+			t.Errorf("the firmware has started the other image, and the problems are %q", problems)
+		}
 	})
 }
 

@@ -47,6 +47,16 @@ type File struct {
 	SHA256 string `json:"sha256"`
 }
 
+// Sum is the content of the file SumName in the form of sha256sum, for boot
+// loaders that cannot read a manifest.
+func (f File) Sum() []byte { return fmt.Appendf(nil, "%s  %s\n", f.SHA256, f.Name) }
+
+// SumName is the name of the file that Sum is written to.
+func (f File) SumName() string { return f.Name + ".sha256" }
+
+// Started are the files that a boot loader starts.
+func (m Manifest) Started() []File { return []File{m.Kernel, m.Ramdisk} }
+
 // Rootfs is the packed root file system and, under Raw, what it unpacks to.
 type Rootfs struct {
 	File

@@ -369,23 +369,23 @@ func (p *Plan) fullTable() partitions.Table {
 }
 
 // manifest describes and signs the set.
-func (b *build) manifest() (text, signature []byte, err error) {
-	m := bundle.Manifest{Format: bundle.Format, Board: b.Board.Name, Arch: b.Board.Arch, Label: b.Label, Rootfs: b.packed.info}
+func (b *build) manifest() (m bundle.Manifest, text, signature []byte, err error) {
+	m = bundle.Manifest{Format: bundle.Format, Board: b.Board.Name, Arch: b.Board.Arch, Label: b.Label, Rootfs: b.packed.info}
 	if m.Kernel, err = bundle.Describe(bundle.KernelName, b.kernel.Image); err != nil {
-		return nil, nil, err
+		return m, nil, nil, err
 	}
 	if m.Ramdisk, err = bundle.Describe(bundle.RamdiskName, b.ramdisk); err != nil {
-		return nil, nil, err
+		return m, nil, nil, err
 	}
 	if text, err = m.Encode(); err != nil {
-		return nil, nil, err
+		return m, nil, nil, err
 	}
 	signature, err = bundle.Sign(b.Signing.private, b.Signing.password, text)
-	return text, signature, err
+	return m, text, signature, err
 }
 
 func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, unit string)) error {
-	text, signature, err := b.manifest()
+	m, text, signature, err := b.manifest()
 	if err != nil {
 		return err
 	}
@@ -401,6 +401,9 @@ func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, 
 		"a/" + bundle.SignatureName: {Data: signature},
 		"label":                     {Data: []byte(b.Label + "\n")},
 	}}
+	for _, f := range m.Started() {
+		o.Boot["a/"+f.SumName()] = disk.Source{Data: f.Sum()}
+	}
 	if b.Board.Boot == "extlinux" && b.Board.Arch == "arm64" {
 		o.Boot[extlinux.ScriptPath] = disk.Source{Data: extlinux.Script()}
 	}

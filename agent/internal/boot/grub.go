@@ -7,9 +7,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"appplatform/internal/atomicfile"
 )
 
 // An Entry is a line of the boot menu, as `set default=` counts them.
@@ -83,7 +86,7 @@ func (g GRUB) ByHand() string { return "set default=1 in " + g.config() }
 func (g GRUB) SetBoot(e Entry, set string) error {
 	steps := []func() error{
 		func() error { return g.writeSet(set) },
-		func() error { return change(g.config(), digit, byte('0'+e)) },
+		func() error { return g.writeDigit(e) },
 	}
 	if e == Rescue {
 		slices.Reverse(steps)
@@ -96,24 +99,41 @@ func (g GRUB) SetBoot(e Entry, set string) error {
 	return nil
 }
 
+// writeDigit makes the file anew if it is damaged: GRUB starts the rescue system
+// then. What it needs besides the digit is in GRUB's image.
+func (g GRUB) writeDigit(e Entry) error {
+	err := change(g.config(), digit, byte('0'+e))
+	if !damaged(err) {
+		return err
+	}
+	text := fmt.Sprintf("# What boots: 0 is rescue/setup, 1 is App Platform.\nset default=%d\n", e)
+	return renew(g.config(), []byte(text))
+}
+
 // writeSet changes the letter in the environment block, or makes the block anew
 // if it is damaged: GRUB takes set a then.
 func (g GRUB) writeSet(set string) error {
 	err := change(g.environment(), setLetter, set[0])
-	if !errors.Is(err, errNoLine) {
+	if !damaged(err) {
 		return err
 	}
-	f, err := os.OpenFile(g.environment(), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	block := []byte("# GRUB Environment Block\nset=" + set + "\n")
 	block = append(block, bytes.Repeat([]byte("#"), environmentSize-len(block))...)
-	if _, err := f.WriteAt(block, 0); err != nil {
+	return renew(g.environment(), block)
+}
+
+func damaged(err error) bool { return errors.Is(err, errNoLine) || errors.Is(err, fs.ErrNotExist) }
+
+// renew keeps the damaged file beside the new one, for what somebody had written
+// there.
+func renew(path string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return f.Sync()
+	if err := os.Rename(path, path+".damaged"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return atomicfile.Write(path, content, 0o644)
 }
 
 // environmentSize is that of every environment block, in bytes.
@@ -181,12 +201,12 @@ func (g GRUB) environment() string { return filepath.Join(g.Dir, "boot/grub/grub
 // CurrentSet is the folder of sda1 whose image is booted: a or b.
 func (g GRUB) CurrentSet() (string, error) {
 	b, err := os.ReadFile(g.environment())
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cannot read the boot environment: %w", err)
 	}
 	at, err := setLetter(b[:min(len(b), sector)])
 	if err != nil {
-		return "a", nil // What grub.cfg falls back to as well.
+		return "a", nil // What GRUB's menu falls back to as well.
 	}
 	return string(b[at]), nil
 }

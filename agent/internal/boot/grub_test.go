@@ -66,20 +66,38 @@ func TestSetBoot(t *testing.T) {
 	}
 }
 
-func TestSetBootRefuses(t *testing.T) {
+// GRUB starts the rescue system when its file is damaged or gone. The file is
+// made anew; what somebody may have written there stays beside it.
+func TestSetBootMendsTheConfig(t *testing.T) {
 	for name, config := range map[string]string{
 		"no line":           "set timeout=2\n",
 		"another entry":     "set default=7\n",
 		"in another sector": strings.Repeat("#", 512) + "\nset default=0\n",
 		"empty":             "",
+		"zeros":             strings.Repeat("\x00", 600),
 	} {
 		g := grubWith(t, config, "")
-		if err := g.SetBoot(System, "a"); err == nil || !strings.Contains(err.Error(), "no line") {
-			t.Errorf("%s: SetBoot() = %v; want an error", name, err)
+		if _, err := g.Default(); err == nil || !strings.Contains(err.Error(), "no line") {
+			t.Errorf("%s: Default() = %v; want an error", name, err)
 		}
-		if got, _ := os.ReadFile(g.config()); string(got) != config {
-			t.Errorf("%s: the file was changed to %q", name, got)
+		if err := g.SetBoot(System, "a"); err != nil {
+			t.Errorf("%s: SetBoot() = %v", name, err)
 		}
+		if e, err := g.Default(); e != System || err != nil {
+			t.Errorf("%s: Default() = %v, %v; want the system", name, e, err)
+		}
+		if got, _ := os.ReadFile(g.config() + ".damaged"); string(got) != config {
+			t.Errorf("%s: the file was kept as %q", name, got)
+		}
+	}
+	g := GRUB{t.TempDir()}
+	if err := g.SetBoot(System, "b"); err != nil {
+		t.Errorf("no files: SetBoot() = %v", err)
+	}
+	e, err := g.Default()
+	set, err2 := g.CurrentSet()
+	if e != System || set != "b" || err != nil || err2 != nil {
+		t.Errorf("no files: %v of set %s, %v, %v", e, set, err, err2)
 	}
 }
 

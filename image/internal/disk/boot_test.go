@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -11,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"appplatform/bundle"
+	"appplatform/image/internal/ext4"
+	"appplatform/image/internal/grub"
 	"appplatform/internal/testtools"
 	"appplatform/partitions"
 	"appplatform/tooltree"
@@ -71,19 +75,49 @@ func fakeKernel(name string) []byte {
 type patch struct{ old, new string }
 
 var (
-	normal = patch{"\nset default=0\n", "\nset default=1\n"}
-	setB   = patch{"Block\nset=a\n", "Block\nset=b\n"}
-	noEnv  = patch{"# GRUB Environment Block\n", "# GRUB envIronment bLock\n"}
+	normal  = patch{"\nset default=0\n", "\nset default=1\n"}
+	setB    = patch{"Block\nset=a\n", "Block\nset=b\n"}
+	noEnv   = patch{"# GRUB Environment Block\n", "# GRUB envIronment bLock\n"}
+	timeout = patch{"\nset timeout=2\n", "\nset timeout=\xb2\n"}
+	noCfg   = patch{string(grub.Config), strings.Repeat("\x00", len(grub.Config))}
+	wildCfg = patch{string(grub.Config), wild(len(grub.Config))}
+	kernel  = patch{"[kernel a: ", "[kernel a! "}
+	ramdisk = patch{"ramdisk a", "ramdisk A"}
 )
 
-// boot starts a disk with two sets of files on sda1, some of them removed (or,
-// with a colon behind the name, empty), and parts of it patched.
+// wild is text that opens what it does not close.
+func wild(n int) string {
+	const text = "set default=1\nfunction boot {\nif x; then \"\xff\x00 ' ${\n\\"
+	return strings.Repeat(text, n/len(text)+1)[:n]
+}
+
+// boot starts an installed disk with two sets of files on sda1, some of them
+// removed (or, with a colon behind the name, empty), and parts of it patched. sda3
+// is among what can be removed.
 func boot(t *testing.T, without []string, patches ...patch) *vmtest.Machine {
 	t.Helper()
-	o := Options{Table: table, Boot: map[string]Source{}, Time: time.Unix(1767225600, 0)}
+	layout, err := partitions.Layout(partitions.GPT, table.DiskSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layout.DiskUUID = table.DiskUUID
+	for i := range layout.Parts {
+		if factory, ok := table.Part(layout.Parts[i].Number); ok {
+			layout.Parts[i].UUID = factory.UUID
+		} else {
+			layout.Parts[i].UUID = partitions.NewUUID([16]byte{byte(i)})
+		}
+	}
+	o := Options{Table: layout, Boot: map[string]Source{}, Time: time.Unix(1767225600, 0)}
 	for _, set := range []string{"a", "b"} {
-		o.Boot[set+"/kernel"] = Source{Data: fakeKernel("kernel " + set)}
-		o.Boot[set+"/ramdisk.ext2.xz"] = Source{Data: bytes.Repeat([]byte("ramdisk "+set), 1000)}
+		for name, data := range map[string][]byte{
+			"kernel":          fakeKernel("kernel " + set),
+			"ramdisk.ext2.xz": bytes.Repeat([]byte("ramdisk "+set), 1000),
+		} {
+			f := bundle.File{Name: name, SHA256: fmt.Sprintf("%x", sha256.Sum256(data))}
+			o.Boot[set+"/"+name] = Source{Data: data}
+			o.Boot[set+"/"+f.SumName()] = Source{Data: f.Sum()}
+		}
 	}
 	for _, name := range without {
 		if name, empty := strings.CutSuffix(name, ":"); empty {
@@ -93,6 +127,9 @@ func boot(t *testing.T, without []string, patches ...patch) *vmtest.Machine {
 		}
 	}
 	image := made(t, o)
+	if !slices.Contains(without, "sda3") {
+		writeSystem(t, image, layout)
+	}
 	for _, p := range patches {
 		apply(t, image, p)
 	}
@@ -108,6 +145,20 @@ func boot(t *testing.T, without []string, patches ...patch) *vmtest.Machine {
 	}
 	t.Cleanup(m.Kill)
 	return m
+}
+
+// writeSystem makes sda3 as the builder makes the root file system.
+func writeSystem(t *testing.T, image string, layout partitions.Table) {
+	t.Helper()
+	part, _ := layout.Part(partitions.Rootfs)
+	var files bytes.Buffer
+	if err := writeTar(&files, map[string]Source{bundle.PlatformFile: {Data: []byte("{}")}}, time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	o := ext4.Options{Type: ext4.Ext4, Label: "ap-rootfs", UUID: part.UUID, Size: part.Size, Offset: part.Start, Inodes: 1024, Time: time.Unix(1767225600, 0)}
+	if err := ext4.Write(t.Context(), testtools.Open(t, tooltree.Image), o, &files, image); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func apply(t *testing.T, image string, p patch) {
@@ -135,22 +186,38 @@ func TestBoot(t *testing.T) {
 	const (
 		rescue = `root=/dev/ram0 ramdisk_size=100000 rw `
 		system = `root=PARTUUID=(?i:` + partitions.FactoryBootUUID + `)/PARTNROFF=2 ro `
-		disk   = `.* ap\.boot=(?i:` + partitions.FactoryBootUUID + `)`
 	)
+	// What the kernel of a set says of itself.
+	starts := func(set, arguments string) string {
+		end := ` +ap\.set=` + set
+		if strings.HasPrefix(arguments, rescue) {
+			end += ` \+ramdisk`
+		}
+		return `\[kernel ` + set + `: \S+ ` + arguments + `.* ap\.boot=(?i:` + partitions.FactoryBootUUID + `).*` + end + `\]`
+	}
 	for _, test := range []struct {
 		name    string
 		without []string
 		patches []patch
 		want    string
 	}{
-		{"rescue", nil, nil, `\[kernel a: \S+ ` + rescue + disk + ` ap\.set=a \+ramdisk\]`},
-		{"system", nil, []patch{normal}, `\[kernel a: \S+ ` + system + disk + ` ap\.set=a\]`},
-		{"set b", nil, []patch{setB}, `\[kernel b: \S+ ` + rescue + disk + ` ap\.set=b \+ramdisk\]`},
-		{"broken grubenv", nil, []patch{noEnv}, `\[kernel a: .* \+ramdisk\]`},
-		{"no kernel", []string{"a/kernel"}, nil, `\[kernel b: ` + `.* \+ramdisk\]`},
-		{"no ramdisk", []string{"a/ramdisk.ext2.xz"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` ap\.set=b \+ramdisk\]`},
-		{"empty ramdisk", []string{"a/ramdisk.ext2.xz:"}, nil, `\[kernel b: \S+ ` + rescue + disk + ` ap\.set=b \+ramdisk\]`},
-		{"no kernel for the system", []string{"b/kernel"}, []patch{setB, normal}, `\[kernel a: .*PARTNROFF=2 .* ap\.set=a\]`},
+		{"rescue", nil, nil, starts("a", rescue)},
+		{"system", nil, []patch{normal}, starts("a", system)},
+		{"set b", nil, []patch{setB}, starts("b", rescue)},
+		{"system of set b", nil, []patch{setB, normal}, starts("b", system)},
+		{"broken grubenv", nil, []patch{noEnv}, starts("a", rescue)},
+		{"broken timeout", nil, []patch{timeout, normal}, starts("a", system)},
+		{"zeroed grub.cfg", nil, []patch{noCfg}, starts("a", rescue)},
+		{"wild grub.cfg", nil, []patch{wildCfg, setB}, starts("b", system)},
+		{"no kernel", []string{"a/kernel"}, nil, starts("b", rescue)},
+		{"altered kernel", nil, []patch{kernel}, starts("b", rescue)},
+		{"altered kernel of the system", nil, []patch{kernel, normal}, starts("b", system)},
+		{"no ramdisk", []string{"a/ramdisk.ext2.xz"}, nil, starts("b", rescue)},
+		{"empty ramdisk", []string{"a/ramdisk.ext2.xz:"}, nil, starts("b", rescue)},
+		{"altered ramdisk", nil, []patch{ramdisk}, starts("b", rescue)},
+		{"altered ramdisk beside the system", nil, []patch{ramdisk, normal}, starts("a", system)},
+		{"no kernel for the system", []string{"b/kernel"}, []patch{setB, normal}, starts("a", system)},
+		{"no system", []string{"sda3"}, []patch{normal}, `\[kernel a: \S+ ` + rescue + `.* ap\.rootfs=unreadable ap\.set=a \+ramdisk\]`},
 		{"nothing", []string{"a/kernel", "b/kernel"}, nil, `No image on this disk can be read`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -4,9 +4,12 @@
 package grub
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,14 +28,19 @@ const Label = "APBOOT"
 const (
 	ConfigPath = "boot/grub/grub.cfg"
 	EnvPath    = "boot/grub/grubenv"
-	folder     = "/boot/grub"
+	folder     = "boot/grub"
 )
 
-// Config is grub.cfg. All machines have the same one: what differs is asked
-// from the machine or stands in grubenv.
+// Config is grub.cfg, which people may change.
 //
 //go:embed grub.cfg
 var Config []byte
+
+// menu is the rest of it, a part of the images. All machines have the same one:
+// what differs is asked from the machine or stands in grubenv.
+//
+//go:embed menu.cfg
+var menu []byte
 
 // EFIProgram is where firmware looks for a program to start on the EFI
 // partition of a disk that it knows nothing about.
@@ -57,14 +65,14 @@ func env(variables string) []byte {
 // that GRUB was loaded from; search takes that one if it is ours, so that a
 // second installed disk in the machine is left alone.
 const early = `search --no-floppy --set=root --hint=$root --label ` + Label + `
-set prefix=($root)` + folder + `
+set prefix=(memdisk)/` + folder + `
 `
 
 // modules is all of GRUB that exists on the machine: nothing is loaded from
 // sda1 but grub.cfg and grubenv. The second group is for people at its prompt.
 var modules = []string{
-	"part_gpt", "ext2", "normal", "configfile", "search", "search_label", "probe", "loadenv",
-	"test", "echo", "sleep", "boot", "reboot", "serial", "terminal",
+	"memdisk", "tar", "part_gpt", "ext2", "normal", "configfile", "search", "search_label", "probe", "loadenv",
+	"hashsum", "gcry_sha256", "regexp", "test", "echo", "sleep", "boot", "reboot", "serial", "terminal",
 
 	"part_msdos", "fat", "ls", "cat", "halt", "help", "search_fs_file", "search_fs_uuid", "minicmd",
 }
@@ -88,8 +96,14 @@ func Make(ctx context.Context, tools *tooltree.Tree, t partitions.Table) (*Image
 		return nil, fmt.Errorf("cannot make GRUB: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "early.cfg"), []byte(early), 0o644); err != nil {
+	memdisk, err := inMemory(ConfigPath, menu)
+	if err != nil {
 		return nil, fmt.Errorf("cannot make GRUB: %w", err)
+	}
+	for name, content := range map[string][]byte{earlyFile: []byte(early), memdiskFile: memdisk} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return nil, fmt.Errorf("cannot make GRUB: %w", err)
+		}
 	}
 
 	var images Images
@@ -114,6 +128,23 @@ func Make(ctx context.Context, tools *tooltree.Tree, t partitions.Table) (*Image
 	return &images, nil
 }
 
+// What grub-mkimage puts into an image.
+const (
+	earlyFile   = "early.cfg"
+	memdiskFile = "memdisk.tar"
+)
+
+// inMemory is the archive that GRUB takes for a disk with one file.
+func inMemory(name string, content []byte) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Format: tar.FormatUSTAR})
+	if err == nil {
+		_, err = w.Write(content)
+	}
+	return b.Bytes(), errors.Join(err, w.Close())
+}
+
 func makeImage(ctx context.Context, tools *tooltree.Tree, dir, target string, more ...string) ([]byte, error) {
 	out := filepath.Join(dir, target+".img")
 	args := []string{
@@ -122,8 +153,9 @@ func makeImage(ctx context.Context, tools *tooltree.Tree, dir, target string, mo
 		"--format=" + target,
 		"--directory=/usr/lib/grub/" + target,
 		// Without a disk before the comma: the one that GRUB was loaded from.
-		fmt.Sprintf("--prefix=(,gpt%d)%s", partitions.Boot, folder),
-		"--config=" + filepath.Join(dir, "early.cfg"),
+		fmt.Sprintf("--prefix=(,gpt%d)/%s", partitions.Boot, folder),
+		"--config=" + filepath.Join(dir, earlyFile),
+		"--memdisk=" + filepath.Join(dir, memdiskFile),
 	}
 	args = append(append(args, modules...), more...)
 	if err := tools.Run(ctx, tooltree.Cmd{Args: args, Writable: []string{dir}}); err != nil {

@@ -27,7 +27,7 @@ func TestDefaultLineIsInTheFirstSector(t *testing.T) {
 // OS-D1.
 func TestMenuEntries(t *testing.T) {
 	var got []string
-	for line := range strings.Lines(string(Config)) {
+	for line := range strings.Lines(string(menu)) {
 		if rest, ok := strings.CutPrefix(line, "menuentry '"); ok {
 			title, _, _ := strings.Cut(rest, "'")
 			got = append(got, title)
@@ -54,8 +54,10 @@ func tool(t *testing.T, content []byte, args ...string) (string, error) {
 }
 
 func TestConfigSyntax(t *testing.T) {
-	if _, err := tool(t, Config, "grub-script-check", "FILE"); err != nil {
-		t.Error(err)
+	for name, text := range map[string][]byte{"grub.cfg": Config, "menu.cfg": menu} {
+		if _, err := tool(t, text, "grub-script-check", "FILE"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
