@@ -30,6 +30,7 @@ var questions = []question{
 	{"rebuild", "builds after small changes", askRebuild},
 	{"size", "sizes by part", askSize},
 	{"boot", "boot and memory, beside a stock Debian", askBoot},
+	{"update", "how long an update takes the services away, beside a plain restart", askUpdate},
 }
 
 func usage(w io.Writer, flags *flag.FlagSet) {
