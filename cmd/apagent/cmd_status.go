@@ -9,8 +9,8 @@ import (
 
 const statusHelp = `usage: apagent status [--json]
 
-Tells board, image, sets, boot default, trial state, disk and the last line of
-the install log.
+Tells board, image, sets, boot default, trial state, disk, the last line of the
+install log, and what the machine has put right by itself.
 
   --json  for programs
 `
