@@ -94,6 +94,22 @@ func GetStatus(ctx context.Context, m Machine) Status {
 	return s
 }
 
+// Verify reads all of the images on sda1, and sda3, and adds what is damaged.
+func (s *Status) Verify(ctx context.Context, m Machine) {
+	for _, set := range s.Sets {
+		if err := m.checkWhole(ctx, set.Name); err != nil {
+			s.problem(withHint("update: it replaces the image that does not run", "image %s is damaged: %w", set.Name, err))
+		}
+	}
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return // It is among the problems.
+	}
+	if err := m.checkSystem(ctx, d, m.installedRootfs()); err != nil {
+		s.problem(withHint("apagent boot rescue, then reboot: the rescue system writes it again", "%s was altered: %w", d.PartName(partitions.Rootfs), err))
+	}
+}
+
 func (s *Status) problem(err error) { s.Problems = append(s.Problems, Explain(err)) }
 
 func (s *Status) addSets(m Machine) {
