@@ -37,7 +37,7 @@ func (m Machine) confirm(ctx context.Context) error {
 		return m.confirmUnknown(ctx, err)
 	}
 	if t == nil {
-		return nil
+		return m.lookAfter(ctx)
 	}
 	d, err := m.findDisk(ctx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (m Machine) confirm(ctx context.Context) error {
 		return err
 	}
 	if t.Stage != stageTrial {
-		_ = m.until(ctx, m.started) // What has not started by now never will.
+		_ = m.until(ctx, m.health, m.started) // What has not started by now never will.
 	}
 	switch {
 	case t.Stage == stageApply:
@@ -164,21 +164,31 @@ const healthWithin = 4 * time.Minute
 // something does not work.
 var healthChecks = []string{"etc/app-platform/health.d", dataDir + "/update/health.d"}
 
-// healthy waits until everything has been started, the database answers, every
-// init script says that what it has started runs, the network is there if there
-// was one, and every check agrees.
+// settleWithin is how long what init scripts have started may take until it
+// runs. PostgreSQL's script waits for it.
+const settleWithin = time.Minute
+
+// healthy waits until everything runs, the network is there if there was one,
+// and every check agrees.
 func (m Machine) healthy(ctx context.Context, network bool) error {
-	return m.until(ctx, func(ctx context.Context) error {
-		if err := m.started(ctx); err != nil {
-			return err
-		}
-		return m.checkHealth(ctx, network)
-	})
+	if err := m.everythingRuns(ctx); err != nil {
+		return err
+	}
+	return m.until(ctx, m.health, func(ctx context.Context) error { return m.checksAgree(ctx, network) })
+}
+
+// everythingRuns waits until everything has been started, the database answers,
+// and every init script says that what it has started runs.
+func (m Machine) everythingRuns(ctx context.Context) error {
+	if err := m.until(ctx, m.health, m.started); err != nil {
+		return err
+	}
+	return m.until(ctx, min(m.health, settleWithin), m.servicesRun)
 }
 
 // until repeats a check until it finds nothing wrong, or the time is over.
-func (m Machine) until(ctx context.Context, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, m.health)
+func (m Machine) until(ctx context.Context, within time.Duration, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
 		problem := check(ctx)
@@ -203,7 +213,7 @@ func (m Machine) started(context.Context) error {
 	return nil
 }
 
-func (m Machine) checkHealth(ctx context.Context, network bool) error {
+func (m Machine) servicesRun(ctx context.Context) error {
 	if err := m.Run(ctx, "su", "postgres", "-c", "psql -d postgres -Atqc 'select 1'"); err != nil {
 		return fmt.Errorf("PostgreSQL does not answer: %w", err)
 	}
@@ -216,6 +226,10 @@ func (m Machine) checkHealth(ctx context.Context, network bool) error {
 			return fmt.Errorf("%s does not run: %w", filepath.Base(s), err)
 		}
 	}
+	return nil
+}
+
+func (m Machine) checksAgree(ctx context.Context, network bool) error {
 	if network && !m.Kernel.HasAddress() {
 		return errors.New("the network has no address")
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -118,6 +119,30 @@ func (l *Log) Save(path string) (bool, error) {
 		return false, fmt.Errorf("cannot keep the log: %w", err)
 	}
 	return true, nil
+}
+
+// Append brings the lines that no file has kept yet to a log that may be
+// complete; then it stays so.
+func (l *Log) Append(path string) error {
+	l.mu.Lock()
+	nothing := l.file != nil || len(l.pending) == 0
+	l.mu.Unlock()
+	if nothing {
+		return nil
+	}
+	text, _ := os.ReadFile(path)
+	if err := l.Open(path); err != nil {
+		return err
+	}
+	if lastLine(string(text)) == finished {
+		l.mu.Lock()
+		err := l.write(finished + "\n")
+		l.mu.Unlock()
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+	}
+	return l.Close()
 }
 
 // Close ends the use of the file, so that its disk can be unmounted.

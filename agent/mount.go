@@ -64,6 +64,9 @@ func Mount(ctx context.Context, m Machine) error {
 	if _, err := os.Stat(m.path(noDataFile)); errors.Is(err, os.ErrNotExist) && m.Kernel.Mounted("/etc") {
 		problem(m.trustPasswords())
 	}
+	if m.Kernel.Mounted("/" + dataDir) {
+		problem(m.Log.Append(m.path(filepath.Join(dataDir, InstallLog))))
+	}
 	return errors.Join(problems...)
 }
 
@@ -113,6 +116,7 @@ func (m Machine) takeOverAll() error {
 	for _, name := range []string{"hostname", "network.json", "vconsole.keymap"} {
 		problems = append(problems, m.takeOver(name))
 	}
+	problems = append(problems, m.Log.Append(m.path(filepath.Join(dataDir, InstallLog))))
 	return errors.Join(problems...)
 }
 
@@ -217,7 +221,11 @@ func (m Machine) mount(d disk, number int, dir string, flags uintptr) error {
 	if m.isFAT(number) {
 		return m.Kernel.Mount(dev, "/"+dir, "vfat", flags, "umask=022")
 	}
-	return m.Kernel.Mount(dev, "/"+dir, "ext4", flags, "")
+	err := m.Kernel.Mount(dev, "/"+dir, "ext4", flags, "")
+	if err == nil && number == partitions.Data {
+		m.keepRepairs()
+	}
+	return err
 }
 
 // isFAT reports whether a partition is one that a gateway's firmware reads.
@@ -237,17 +245,21 @@ func (m Machine) checkFS(ctx context.Context, d disk, number int) error {
 
 // checkExt runs e2fsck with careful flags first.
 func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) error {
-	err := m.Run(ctx, "e2fsck", append(careful, dev)...)
+	before, _, err := block.ProbeExt(dev, 0)
+	dirty := err == nil && before.Dirty // e2fsck does not tell.
+	err = m.Run(ctx, "e2fsck", append(careful, dev)...)
 	if repaired, ok := e2fsckDone(err); ok {
 		if repaired {
-			m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
+			m.repaired("repaired %s: %v", filepath.Base(dev), err)
+		} else if dirty {
+			m.repaired("finished what the power cut interrupted on %s, by its journal", filepath.Base(dev))
 		}
 		return nil
 	}
 	m.Log.Printf("cannot repair %s carefully, now with every repair allowed: %v", filepath.Base(dev), err)
 	err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
 	if _, ok := e2fsckDone(err); ok {
-		m.Log.Printf("repaired %s", filepath.Base(dev))
+		m.repaired("repaired %s, with every repair allowed", filepath.Base(dev))
 		return nil
 	}
 	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
@@ -259,7 +271,7 @@ func (m Machine) checkFAT(ctx context.Context, dev string) error {
 	err := m.Run(ctx, "fsck.fat", "-a", dev)
 	var exit *run.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 { // Errors were found and repaired.
-		m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
+		m.repaired("repaired %s: %v", filepath.Base(dev), err)
 		return nil
 	}
 	if err != nil {

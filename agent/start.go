@@ -51,7 +51,7 @@ func Start(ctx context.Context, m Machine, w Watcher) error {
 		}
 		return nil
 	}
-	return m.rescue(ctx, d, w)
+	return m.rescue(ctx, d, w, work.written)
 }
 
 // unfinished is an error on the way from one image to another, which the next
@@ -82,6 +82,7 @@ func Retry(ctx context.Context, m Machine, w Watcher, err error) error {
 type work struct {
 	install    bool
 	transition *transition
+	written    string // RawSHA256 of what sda3 was written with
 }
 
 func (w work) any() bool { return w.install || w.transition != nil }
@@ -123,6 +124,7 @@ func (m Machine) findWork(ctx context.Context, d disk) (w work, err error) {
 			return nil
 		}
 		have := m.installedRootfs()
+		w.written = have
 		set, err := m.openSet("")
 		if err != nil && have != "" {
 			// The installed system does not need the set to run.
@@ -146,23 +148,58 @@ func (m Machine) rootfsUnreadable(d disk) bool {
 }
 
 // rescue waits for somebody; the boot default changes only when nobody came.
-func (m Machine) rescue(ctx context.Context, d disk, w Watcher) error {
+// Meanwhile it looks at the installed system: one that was altered may be why
+// this one was started, and is written again then.
+func (m Machine) rescue(ctx context.Context, d disk, w Watcher, written string) error {
 	m.Log.Printf("")
 	m.Log.Printf("App Platform %s rescue system on %v", m.Platform.Label, d.Disk)
 	m.Log.Printf("It starts the installed system in %d seconds.", int(countdown.Seconds()))
 	w.Ready()
 	m.Log.Printf("Press a key here or log in over SSH to stay.")
-	if w.Wait(ctx, countdown) {
+	watching, found := context.WithCancel(ctx)
+	defer found()
+	checked := make(chan error, 1)
+	go func() {
+		altered := m.checkSystem(watching, d, written)
+		if altered != nil {
+			found()
+		}
+		checked <- altered
+	}()
+	if w.Wait(watching, countdown) {
+		found()
+		<-checked
 		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
 			"/dev/"+d.PartName(partitions.Data), dataDir)
 		m.Log.Printf("To start the installed system, %s first.", m.loader().ByHand())
 		return nil
 	}
+	if altered := <-checked; altered != nil {
+		err := m.heal(ctx, d, altered)
+		if !errors.Is(err, errNothingWhole) {
+			return err
+		}
+		m.Log.Printf("%v", err) // It may run all the same.
+	}
 	m.Log.Printf("nobody came: starting the installed system")
+	if err := m.returnToSystem(ctx, d); err != nil {
+		m.Log.Printf("%v", err)
+	}
 	if err := m.setDefault(boot.System); err != nil {
 		return err
 	}
 	return m.reboot()
+}
+
+// returnToSystem says on sda2 that the rescue system was started in vain.
+func (m Machine) returnToSystem(ctx context.Context, d disk) error {
+	if e, err := m.loader().Default(); err != nil || e == boot.System {
+		return err // It was chosen in the boot menu.
+	}
+	m.repaired("the rescue system was what the firmware starts, with nothing to do: it is the installed system again")
+	return m.withData(ctx, d, func() error {
+		return m.Log.Append(m.path(filepath.Join(dataDir, InstallLog)))
+	})
 }
 
 // reboot leaves both partitions clean.

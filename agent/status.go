@@ -27,6 +27,7 @@ type Status struct {
 	DiskSize    int64        `json:"disk_size"`
 	Partitions  []PartStatus `json:"partitions"`
 	InstallLog  string       `json:"install_log"` // its last line
+	Repairs     []Repair     `json:"repairs"`     // what the machine has put right by itself, oldest first
 	Problems    []string     `json:"problems"`
 }
 
@@ -53,7 +54,7 @@ type PartStatus struct {
 func GetStatus(ctx context.Context, m Machine) Status {
 	s := Status{
 		Board: m.Platform.Board, Arch: m.Platform.Arch, Label: m.Platform.Label, DevKey: m.Platform.DevKey,
-		Running: "system", InstallLog: m.lastLogLine(),
+		Running: "system", InstallLog: m.lastLogLine(), Repairs: m.repairs(),
 	}
 	update := GetUpdateStatus(m)
 	s.Trial, s.LastUpdate = update.String(), update.Last
@@ -91,6 +92,22 @@ func GetStatus(ctx context.Context, m Machine) Status {
 		}
 	}
 	return s
+}
+
+// Verify reads all of the images on sda1, and sda3, and adds what is damaged.
+func (s *Status) Verify(ctx context.Context, m Machine) {
+	for _, set := range s.Sets {
+		if err := m.checkWhole(ctx, set.Name); err != nil {
+			s.problem(withHint("update: it replaces the image that does not run", "image %s is damaged: %w", set.Name, err))
+		}
+	}
+	d, err := m.findDisk(ctx)
+	if err != nil {
+		return // It is among the problems.
+	}
+	if err := m.checkSystem(ctx, d, m.installedRootfs()); err != nil {
+		s.problem(withHint("apagent boot rescue, then reboot: the rescue system writes it again", "%s was altered: %w", d.PartName(partitions.Rootfs), err))
+	}
 }
 
 func (s *Status) problem(err error) { s.Problems = append(s.Problems, Explain(err)) }
@@ -170,9 +187,17 @@ func (s Status) Print(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
+	for _, r := range s.Repairs {
+		fmt.Fprintf(w, "healed        %s %s\n", r.Time.Format("2006-01-02 15:04"), r.What)
+	}
 	for _, problem := range s.Problems {
 		fmt.Fprintf(w, "problem: %s\n", problem)
 	}
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
 }
 
 func lastLine(text string) string {

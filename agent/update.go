@@ -35,6 +35,12 @@ func Update(ctx context.Context, m Machine, o UpdateOptions) error {
 		return err
 	}
 	defer done()
+	if err := m.checkWhole(ctx, t.From.Set); err != nil && !o.Force {
+		return withHint("--force installs it all the same; should it not work, somebody has to install an image in the rescue system",
+			"the running image could not be put back: %w", err)
+	} else if err != nil {
+		m.Log.Printf("the running image could not be put back: %v", err)
+	}
 	file, err := m.fetchUpdate(ctx, d, o)
 	if err != nil {
 		return err
@@ -52,6 +58,9 @@ func Rollback(ctx context.Context, m Machine) error {
 	}
 	defer done()
 	set, err := m.openSet(t.To.Set)
+	if err == nil {
+		err = set.Verify(ctx, nil)
+	}
 	if err != nil {
 		return withHint("update to the image you want instead", "there is no former image to go back to: %w", err)
 	}
@@ -147,11 +156,10 @@ func (m Machine) findTransition() (t transition, err error) {
 	if err != nil {
 		return t, err
 	}
-	now, err := m.openSet(set)
-	if err != nil {
-		return t, withHint("install the image again from the rescue system", "the running image could not be put back: %w", err)
+	t.From = imageID{set, m.Platform.Label, m.installedRootfs()}
+	if now, err := m.openSet(set); err == nil { // It may be another, whose kernel runs.
+		t.From.Label, t.From.Rootfs = now.Label, now.Rootfs.RawSHA256
 	}
-	t.From = imageID{set, now.Label, now.Rootfs.RawSHA256}
 	t.To.Set = otherSet(set)
 	t.Network = m.Kernel.HasAddress()
 	return t, nil

@@ -7,17 +7,20 @@ import (
 	"appplatform/agent"
 )
 
-const statusHelp = `usage: apagent status [--json]
+const statusHelp = `usage: apagent status [--json] [--verify]
 
-Tells board, image, sets, boot default, trial state, disk and the last line of
-the install log.
+Tells board, image, sets, boot default, trial state, disk, the last line of the
+install log, and what the machine has put right by itself.
 
-  --json  for programs
+  --json    for programs
+  --verify  also read the images on the boot partition and the installed system
+            from end to end, and tell what is damaged
 `
 
 func (c command) status(args []string) error {
 	f := flag.NewFlagSet("apagent status", flag.ContinueOnError)
 	asJSON := f.Bool("json", false, "")
+	verify := f.Bool("verify", false, "")
 	if err := c.parse(f, args, statusHelp, 0); err != nil {
 		return err
 	}
@@ -26,6 +29,9 @@ func (c command) status(args []string) error {
 		return err
 	}
 	s := agent.GetStatus(c.ctx, m)
+	if *verify {
+		s.Verify(c.ctx, m)
+	}
 	if *asJSON {
 		enc := json.NewEncoder(c.out)
 		enc.SetIndent("", "  ")

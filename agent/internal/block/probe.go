@@ -18,7 +18,9 @@ type Ext struct {
 	// superblock, where mke2fs leaves 0; e2fsck, which may have to take a copy
 	// of the superblock from before the first mount, leaves its own (Linux:
 	// Documentation/filesystems/ext4/super.rst).
-	Used  bool
+	Used bool
+	// Dirty is whether the journal holds what has to be written yet.
+	Dirty bool
 	group partitions.Size // of one block group
 }
 
@@ -64,6 +66,7 @@ func ProbeExt(path string, offset partitions.Size) (ext Ext, found bool, err err
 		Label: string(bytes.TrimRight(b[120:136], "\x00")),
 		Size:  partitions.Size(blocks) * block,
 		Used:  mounted || checked < -2 || checked > 2,
+		Dirty: binary.LittleEndian.Uint32(b[96:])&0x4 != 0, // INCOMPAT_RECOVER
 		group: partitions.Size(binary.LittleEndian.Uint32(b[32:])) * block,
 	}, true, nil
 }

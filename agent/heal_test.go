@@ -1,0 +1,160 @@
+package agent
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"appplatform/agent/internal/boot"
+	"appplatform/bundle"
+	"appplatform/partitions"
+)
+
+// alter changes sda3 behind the back of everybody.
+func (u *updatable) alter(all bool) {
+	u.t.Helper()
+	path, _ := u.part(partitions.Rootfs)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(u.t, err)
+	defer f.Close()
+	n := 4096
+	if all {
+		n = len(u.old.raw)
+	}
+	_, err = f.WriteAt(make([]byte, n), 0)
+	must(u.t, err)
+}
+
+// rescueFirst makes the rescue system what the firmware starts.
+func (u *updatable) rescueFirst() {
+	u.t.Helper()
+	loader := boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"))
+	must(u.t, loader.SetBoot(boot.Rescue, "a"))
+	u.started = nil
+	u.firmware()
+}
+
+// wantRepair looks for something in the status.
+func (u *updatable) wantRepair(what string) {
+	u.t.Helper()
+	for _, r := range GetStatus(u.t.Context(), u.Machine).Repairs {
+		if strings.Contains(r.What, what) {
+			return
+		}
+	}
+	u.t.Errorf("the repairs are %+v; want %q", u.repairs(), what)
+}
+
+// The rescue system writes an sda3 that is not what was installed again, and
+// tells when it was started in vain.
+func TestRescueHealsTheSystem(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		for _, test := range []struct {
+			name  string
+			alter func(u *updatable)
+			want  string
+		}{
+			{"zeroed", func(u *updatable) { u.alter(true) }, "sda3 was altered and is written again: piece"},
+			{"altered", func(u *updatable) { u.alter(false) }, "sda3 was altered and is written again: piece 0"},
+			{"in order", func(*updatable) {}, "the rescue system was what the firmware starts"},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				u := newUpdatable(t, gateway)
+				u.up()
+				test.alter(u)
+				u.rescueFirst()
+				u.run(t.Context())
+				u.firmware()
+				u.up()
+				u.checkSettled(test.name, "160001")
+				u.wantRepair(test.want)
+				if log := u.lastLogLine(); log != finished {
+					t.Errorf("the last line of the log is %q; want %s", log, finished)
+				}
+			})
+		}
+	})
+}
+
+// When the image that sda3 was written from is damaged as well, the other one
+// takes its place; without one the system is started as it is.
+func TestRescueHealsFromTheOtherImage(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		for _, file := range []string{bundle.ManifestName, bundle.KernelName, bundle.RootfsName} {
+			t.Run(file, func(t *testing.T) {
+				u := newUpdatable(t, gateway)
+				u.up()
+				writeFiles(t, u.path("content/mnt/sda1/b"), u.new.files)
+				u.alter(true)
+				u.rescueFirst()
+				u.damage("a", file)
+				u.run(t.Context())
+				u.firmware()
+				u.up()
+				u.checkSettled(file, "160002")
+				u.wantRepair("image a is damaged, and image b (160002) takes its place")
+			})
+		}
+	})
+	u := newUpdatable(t, false)
+	u.up()
+	u.alter(true)
+	u.damage("a", bundle.RootfsName)
+	u.rescueFirst()
+	u.run(t.Context())
+	if !u.rebooted || !strings.Contains(u.out.String(), "no image on the boot partition is whole") {
+		t.Errorf("with nothing to heal from, the rescue system says\n%s", u.out.String())
+	}
+}
+
+// The running system asks for sda3 to be written when something does not work
+// and that may be why: not otherwise, and not for ever.
+func TestSystemHealsItself(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		u := newUpdatable(t, gateway)
+		u.up()
+		u.sick = true
+		if u.up(); u.rebooted || u.lastLogLine() != finished {
+			t.Errorf("with sda3 in order, it restarts: %v, and the log ends with %q", u.rebooted, u.lastLogLine())
+		}
+		if text, _ := os.ReadFile(u.path("mnt/sda2/" + InstallLog)); !strings.Contains(string(text), "PostgreSQL does not answer") {
+			t.Errorf("the log does not say what does not work:\n%s", text)
+		}
+		for range 3 {
+			u.alter(false)
+			if u.run(t.Context()) {
+				t.Fatalf("the system stays up:\n%s", u.out.String())
+			}
+			u.started = nil
+			u.firmware()
+			u.run(t.Context())
+			u.firmware()
+		}
+		u.alter(false)
+		u.up()
+		if !strings.Contains(u.out.String(), "altered once more") {
+			t.Errorf("after three times it says\n%s", u.out.String())
+		}
+		u.wantRepair("sda3 was altered, and the rescue system is to write it again: PostgreSQL does not answer")
+		u.sick = false
+	})
+}
+
+// With a damaged image an update could not go back, and a rollback not begin.
+func TestUpdateFromADamagedImage(t *testing.T) {
+	for _, file := range []string{bundle.ManifestName, bundle.RootfsName} {
+		u := newUpdatable(t, false)
+		u.up()
+		u.damage("a", file)
+		err := Update(t.Context(), u.Machine, UpdateOptions{Source: u.file})
+		if err == nil || !strings.Contains(Explain(err), "could not be put back") || !strings.Contains(Explain(err), "hint: --force") {
+			t.Errorf("an update from a damaged image = %v", err)
+		}
+		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file, Force: true}))
+		u.settle(t.Context())
+		u.checkSettled(file, "160002")
+		if err := Rollback(t.Context(), u.Machine); err == nil || !strings.Contains(err.Error(), "no former image to go back to") || u.started != nil {
+			t.Errorf("a rollback to a damaged image = %v", err)
+		}
+	}
+}
