@@ -131,20 +131,10 @@ func (m Machine) findWork(ctx context.Context, d disk) (w work, err error) {
 			m.Log.Printf("%v", err)
 			return nil
 		}
-		w.install = err != nil || have != set.Rootfs.RawSHA256 || m.rootfsUnreadable(d)
+		w.install = err != nil || have != set.Rootfs.RawSHA256
 		return nil
 	})
 	return w, err
-}
-
-// rootfsUnreadable reports whether GRUB has started the rescue system because it
-// found no system.
-func (m Machine) rootfsUnreadable(d disk) bool {
-	unreadable := m.bootArgument("ap.rootfs") == "unreadable"
-	if unreadable {
-		m.Log.Printf("the boot loader found no system on %s: it is written anew", d.PartName(partitions.Rootfs))
-	}
-	return unreadable
 }
 
 // rescue waits for somebody; the boot default changes only when nobody came.

@@ -346,7 +346,7 @@ func (m Machine) setDefault(e boot.Entry) error {
 // setBoot changes what the firmware starts.
 func (m Machine) setBoot(e boot.Entry, set string) error {
 	if _, err := m.loader().Default(); err != nil {
-		m.Log.Printf("%v: it is made anew", err)
+		m.repaired("%v: it is made anew", err)
 	}
 	return m.changeBoot(func() error { return m.loader().SetBoot(e, set) })
 }
