@@ -146,19 +146,13 @@ func (m Machine) rescue(ctx context.Context, d disk, w Watcher, written string) 
 	m.Log.Printf("It starts the installed system in %d seconds.", int(countdown.Seconds()))
 	w.Ready()
 	m.Log.Printf("Press a key here or log in over SSH to stay.")
-	watching, found := context.WithCancel(ctx)
-	defer found()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
 	checked := make(chan error, 1)
-	go func() {
-		altered := m.checkSystem(watching, d, written)
-		if altered != nil {
-			found()
-		}
-		checked <- altered
-	}()
-	if w.Wait(watching, countdown) {
-		found()
-		<-checked
+	go func() { checked <- m.checkSystem(watching, d, written) }()
+	if w.Wait(ctx, countdown) {
+		stop()
+		<-checked // It keeps sda3 open.
 		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
 			"/dev/"+d.PartName(partitions.Data), dataDir)
 		m.Log.Printf("To start the installed system, %s first.", m.loader().ByHand())

@@ -99,6 +99,9 @@ type Options struct {
 	CPUs     int             // 1 if 0 (OS-A4)
 	// KVM is only for machines where CanKVM said yes.
 	KVM bool
+	// Clock is what the machine's clock shows when it starts (2026-01-31); by
+	// default the time.
+	Clock string
 	// NIC is a QEMU model; virtio-net-pci if empty.
 	NIC string
 	// Forward lists ports of the guest to be reached on ports of 127.0.0.1:
@@ -196,6 +199,9 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 		args = append(args, "-vga", "std", "-boot", "strict=on")
 	} else if o.Kernel == "" {
 		args = append(args, "-bios", uboot[o.Arch])
+	}
+	if o.Clock != "" {
+		args = append(args, "-rtc", "base="+o.Clock)
 	}
 	if o.NoReboot {
 		args = append(args, "-no-reboot")
