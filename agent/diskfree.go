@@ -8,7 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -57,7 +57,7 @@ func PlanDiskfree(m Machine, need partitions.Size) ([]Step, error) {
 		}
 		s := dropLogs{what: kind.what}
 		for _, f := range files {
-			if f.size > 0 && (!kind.old || path.Dir(f.name) == "." && oldLog.MatchString(f.name)) {
+			if f.size > 0 && (!kind.old || path.Dir(f.name) == "." && oldLog(f.name)) {
 				s.files = append(s.files, f)
 			}
 		}
@@ -68,8 +68,11 @@ func PlanDiskfree(m Machine, need partitions.Size) ([]Step, error) {
 	return steps, nil
 }
 
-// oldLog is what syslogd and logrotate call them.
-var oldLog = regexp.MustCompile(`\.[0-9]+(\.gz)?$`)
+// oldLog knows what syslogd and logrotate call them: x.1, x.2.gz.
+func oldLog(name string) bool {
+	number := strings.TrimPrefix(path.Ext(strings.TrimSuffix(name, ".gz")), ".")
+	return number != "" && strings.Trim(number, "0123456789") == ""
+}
 
 // Diskfree follows the plan until need is free, and tells what is left to do
 // for people. A step that fails does not keep the next ones from helping.

@@ -501,7 +501,7 @@ func compress(_ context.Context, raw []byte) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-func writeFiles(t *testing.T, dir string, files map[string]string) {
+func writeFiles(t testing.TB, dir string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
@@ -510,7 +510,7 @@ func writeFiles(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -345,6 +345,7 @@ func parseStanzas(r io.Reader) ([]Package, error) {
 	var pkgs []Package
 	var p Package
 	flush := func() error {
+		defer func() { p = Package{} }()
 		if p.Name == "" {
 			return nil
 		}
@@ -354,11 +355,10 @@ func parseStanzas(r io.Reader) ([]Package, error) {
 		if p.SourceVersion == "" {
 			p.SourceVersion = p.Version
 		}
-		if len(p.SHA256) != 64 || p.Filename == "" || p.Size <= 0 {
-			return fmt.Errorf("the index says too little about the package %s", p)
+		if err := p.Validate(); err != nil {
+			return fmt.Errorf("cannot use the index: %w", err)
 		}
 		pkgs = append(pkgs, p)
-		p = Package{}
 		return nil
 	}
 	lines := bufio.NewScanner(r)

@@ -180,7 +180,7 @@ func (m *mirror) open(base string) *Archive {
 }
 
 // dataTar is an archive of one file.
-func dataTar(t *testing.T, name, content string) []byte {
+func dataTar(t testing.TB, name, content string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -197,7 +197,7 @@ func dataTar(t *testing.T, name, content string) []byte {
 }
 
 // makeDeb is a .deb whose last member has the given name and content.
-func makeDeb(t *testing.T, member string, data []byte) []byte {
+func makeDeb(t testing.TB, member string, data []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	out.WriteString(arMagic)
@@ -214,7 +214,7 @@ func makeDeb(t *testing.T, member string, data []byte) []byte {
 }
 
 // pack compresses as the end of a member's name says.
-func pack(t *testing.T, ext string, plain []byte) []byte {
+func pack(t testing.TB, ext string, plain []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	var w io.WriteCloser

@@ -212,6 +212,7 @@ func TestOpenAndVerifyRefuse(t *testing.T) {
 		{"rootfs truncated", edit(RootfsName, shorten), nil, "rootfs.ext4.xz is not what was signed"},
 		{"manifest altered", edit(ManifestName, flip), nil, "not from a known key"},
 		{"signature altered", edit(SignatureName, flip), nil, "not from a known key"},
+		{"manifest endless", edit(ManifestName, func(b []byte) []byte { return append(b, make([]byte, maxManifest)...) }), nil, "has more than 1048576 bytes"},
 		{"unsigned", func(dir string) { os.Remove(filepath.Join(dir, SignatureName)) }, nil, "no such file"},
 		{"foreign key", nil, func(p *Platform) { p.Keys = []string{foreignKey} }, "not from a known key"},
 		{"no key", nil, func(p *Platform) { p.Keys = nil }, "not from a known key"},
@@ -255,6 +256,9 @@ func TestDecodeRefuses(t *testing.T) {
 		{"path outside the set", `"name": "kernel"`, `"name": "../kernel"`, "entry for kernel"},
 		{"piece out of place", `"offset": 0`, `"offset": 1`, "piece 0 is wrong"},
 		{"huge piece size", `"piece_size": 4194304`, `"piece_size": 4194304000`, "entry for rootfs.ext4.xz"},
+		{"sizes whose sum overflows", `"size": 18`, `"size": 9223372036854775807`, "entry for kernel"},
+		{"two lines", `"label": "160001"`, `"label": "160001\nx"`, "cannot be the name"},
+		{"no board", `"board": "x86_64"`, `"board": ""`, "cannot be the name"},
 		{"sum of pieces", `"raw_size": 4194309`, `"raw_size": 4194310`, "do not add up"},
 	} {
 		text := strings.Replace(string(good), test.old, test.new, 1)

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Format is the version of the manifest that this code writes and reads.
@@ -101,8 +102,13 @@ func (m Manifest) check() error {
 	if m.Format != Format {
 		return fmt.Errorf("its format is %d and this system knows %d", m.Format, Format)
 	}
+	for _, word := range []string{m.Board, m.Arch, m.Label} {
+		if !isWord(word) {
+			return fmt.Errorf("%q cannot be the name of a board or an architecture, or an image number", word)
+		}
+	}
 	for want, f := range map[string]File{KernelName: m.Kernel, RamdiskName: m.Ramdisk, RootfsName: m.Rootfs.File} {
-		if f.Name != want || f.Size <= 0 || !isHash(f.SHA256) {
+		if f.Name != want || f.Size <= 0 || f.Size > maxFile || !isHash(f.SHA256) {
 			return fmt.Errorf("its entry for %s is wrong", want)
 		}
 	}
@@ -123,6 +129,16 @@ func (m Manifest) check() error {
 		return fmt.Errorf("its pieces do not add up to %s", RootfsName)
 	}
 	return nil
+}
+
+// maxFile is how large a file may be: its size has 11 octal digits in an update
+// file (POSIX: pax, ustar interchange format). So no sum of sizes overflows.
+const maxFile = 1<<33 - 1
+
+// isWord reports whether a text may stand in file names, messages and the one
+// line of a signature's comment.
+func isWord(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
 }
 
 func isHash(s string) bool {

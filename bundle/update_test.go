@@ -242,15 +242,3 @@ func TestExtractStops(t *testing.T) {
 		t.Errorf("Extract() of a canceled context = %v", err)
 	}
 }
-
-// Whatever a file holds, it is read without a crash and in little memory, and
-// nothing unsigned gets out of it.
-func FuzzUpdate(f *testing.F) {
-	f.Add([]byte("hello"))
-	f.Fuzz(func(t *testing.T, file []byte) {
-		if files, err := extract(t.Context(), file, nil); err == nil || len(files) > 0 {
-			t.Errorf("unsigned files were accepted: %v", files)
-		}
-		_ = Resign(io.Discard, bytes.NewReader(file), func([]byte) ([]byte, error) { return []byte("signature"), nil })
-	})
-}

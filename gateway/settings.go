@@ -62,7 +62,7 @@ func (s Settings) Check() error {
 		return hint.Errorf("the rescue system is "+rescueInitrd, "%w", wrong("Initrd file", "%q is not a file name", s.Initrd))
 	}
 	if s.RamdiskSize != "" {
-		if n, err := strconv.Atoi(s.RamdiskSize); err != nil || n < 1 || n > 1<<20 {
+		if n, err := strconv.ParseUint(s.RamdiskSize, 10, 32); err != nil || n < 1 || n > 1<<20 {
 			return hint.Errorf("the rescue system takes "+rescueSize, "%w", wrong("Ramdisk size", "%q is not a number of KiB", s.RamdiskSize))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"appplatform/boards"
 	"appplatform/internal/hint"
 	"appplatform/internal/run"
 )
@@ -27,10 +28,7 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 		}
 		defer remove()
 		out := filepath.Join(dir, "apagent")
-		cmd := run.Command(ctx, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
-		cmd.Dir = b.repo.dir
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.Board.GOARCH(), "GOARM="+b.Board.GOARM, "GOFLAGS=", "GOWORK=off")
-		if err := run.Wait(cmd); err != nil {
+		if err := run.Wait(agentCommand(ctx, b.repo.dir, b.Board, out)); err != nil {
 			return fmt.Errorf("cannot compile the agent: %w", err)
 		}
 		if err := b.unchanged(); err != nil {
@@ -45,6 +43,13 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 		return err
 	})
 	return err
+}
+
+func agentCommand(ctx context.Context, repo string, b boards.Board, out string) *exec.Cmd {
+	cmd := run.Command(ctx, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
+	cmd.Dir = repo
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.GOARCH(), "GOARM="+b.GOARM, "GOFLAGS=", "GOWORK=off")
+	return cmd
 }
 
 // usedBytes is how much of the disk a sparse file takes.

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"appplatform/boards"
+	"appplatform/internal/run"
 )
 
 // A file that changes while it is being used must not end up under the key of
@@ -37,5 +40,25 @@ func TestChangedDuringBuild(t *testing.T) {
 				t.Error("the agent is kept in the cache")
 			}
 		})
+	}
+}
+
+// The agent has 8 MB on the smallest board, where all of it is read from a card
+// at every start.
+func TestAgentBudget(t *testing.T) {
+	board, err := boards.Load(os.DirFS(".."), "armel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "apagent")
+	if err := run.Wait(agentCommand(t.Context(), "..", board, out)); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if limit := int64(8_000_000); info.Size() > limit {
+		t.Errorf("apagent for armel has %d bytes; want at most %d: see go tool nm -size -sort size", info.Size(), limit)
 	}
 }

@@ -2,6 +2,7 @@ package partitions
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -50,7 +51,7 @@ func ReadGPT(head []byte) (Table, error) {
 			continue
 		}
 		first, last := binary.LittleEndian.Uint64(e[32:]), binary.LittleEndian.Uint64(e[40:])
-		if last < first || last > 1<<53 {
+		if last < first || last > mostSectors {
 			return Table{}, fmt.Errorf("the partition table is damaged: partition %d ends before it starts", n+1)
 		}
 		t.Parts = append(t.Parts, Partition{
@@ -62,9 +63,12 @@ func ReadGPT(head []byte) (Table, error) {
 			Size:   Size(last-first+1) * Sector,
 		})
 	}
-	slices.SortStableFunc(t.Parts, func(a, b Partition) int { return int((a.Start - b.Start) / Sector) })
+	slices.SortStableFunc(t.Parts, func(a, b Partition) int { return cmp.Compare(a.Start, b.Start) })
 	return t, nil
 }
+
+// mostSectors is more than any disk has, and far from where sums overflow.
+const mostSectors = 1 << 53
 
 type gptHeader struct {
 	backup, array uint64
@@ -90,6 +94,9 @@ func readHeader(head []byte) (gptHeader, error) {
 		array:    binary.LittleEndian.Uint64(b[72:]),
 		arrayCRC: binary.LittleEndian.Uint32(b[88:]),
 		disk:     guidText(b[56:72]),
+	}
+	if h.backup > mostSectors {
+		return gptHeader{}, errors.New("the partition table is damaged: its copy lies behind the end of every disk")
 	}
 	if binary.LittleEndian.Uint32(b[80:]) != entryCount || binary.LittleEndian.Uint32(b[84:]) != entrySize ||
 		h.array < firstArray || h.array > uint64(secondArray) {

@@ -1,6 +1,7 @@
 package partitions
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ func ReadMBR(head []byte) (Table, error) {
 	if len(t.Parts) == 0 {
 		return Table{}, ErrNoMBR
 	}
-	slices.SortStableFunc(t.Parts, func(a, b Partition) int { return int((a.Start - b.Start) / Sector) })
+	slices.SortStableFunc(t.Parts, func(a, b Partition) int { return cmp.Compare(a.Start, b.Start) })
 	return t, nil
 }
 

@@ -333,7 +333,7 @@ func noise(n int) []byte {
 	return b
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
@@ -344,7 +344,7 @@ func write(t *testing.T, path, text string) {
 }
 
 // tool runs a program of the tool tree that sees folders.
-func tool(t *testing.T, dirs []string, args ...string) {
+func tool(t testing.TB, dirs []string, args ...string) {
 	t.Helper()
 	if err := testtools.Open(t, tooltree.Image).Run(t.Context(), tooltree.Cmd{Args: args, Writable: dirs}); err != nil {
 		t.Fatal(err)

@@ -235,8 +235,12 @@ func openFAT32(v *view, start int64) (*fat32, error) {
 	return f, nil
 }
 
-// unknownSize is what a folder says about its size.
-const unknownSize = -1
+// unknownSize is what a folder says about its size; it has mostFolder at most
+// (65536 entries of 32 bytes).
+const (
+	unknownSize = -1
+	mostFolder  = 2 << 20
+)
 
 func (f *fat32) root() (file, error) { return f.chain(f.rootFrom, unknownSize) }
 
@@ -246,7 +250,7 @@ func (f *fat32) chain(cluster uint32, size int64) (file, error) {
 	var chain file
 	b := make([]byte, 4)
 	for length := int64(0); cluster < end && (size == unknownSize || length < size); length += f.cluster {
-		if cluster < 2 || int64(cluster)*4 >= f.fatSize || length > f.fatSize/4*f.cluster {
+		if cluster < 2 || int64(cluster)*4 >= f.fatSize || length > f.fatSize/4*f.cluster || size == unknownSize && length >= mostFolder {
 			return file{}, errDamaged
 		}
 		chain.add(f.data+int64(cluster-2)*f.cluster, f.cluster)

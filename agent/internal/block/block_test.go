@@ -104,7 +104,7 @@ func TestAnnounce(t *testing.T) {
 }
 
 // sparse makes an empty file.
-func sparse(t *testing.T, size partitions.Size) string {
+func sparse(t testing.TB, size partitions.Size) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "partition")
 	f, err := os.Create(path)
@@ -118,7 +118,7 @@ func sparse(t *testing.T, size partitions.Size) string {
 	return path
 }
 
-func tool(t *testing.T, name string, args ...string) string {
+func tool(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {

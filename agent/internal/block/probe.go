@@ -91,7 +91,8 @@ func MakeSwap(path, label string, uuid [16]byte) error {
 	if _, err := d.ReadAt(page, 0); err != nil {
 		return fmt.Errorf("cannot make swap space: %w", err)
 	}
-	if string(page[swapPage-10:]) == "SWAPSPACE2" && binary.LittleEndian.Uint32(page[1028:]) == last {
+	version, end, bad := binary.LittleEndian.Uint32(page[1024:]), binary.LittleEndian.Uint32(page[1028:]), binary.LittleEndian.Uint32(page[1032:])
+	if string(page[swapPage-10:]) == "SWAPSPACE2" && version == 1 && end == last && bad == 0 {
 		return nil
 	}
 	clear(page)

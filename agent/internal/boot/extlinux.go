@@ -78,9 +78,7 @@ func (x Extlinux) read() (defaultLine, error) {
 		return defaultLine{}, err
 	}
 	defer f.Close()
-	head := make([]byte, sector)
-	n, _ := f.ReadAt(head, 0)
-	l, ok := findDefault(head[:n])
+	l, ok := findDefault(firstLines(f))
 	if !ok {
 		return defaultLine{}, fmt.Errorf("%s: no line \"DEFAULT rescue-a\" (or normal, or -b) in its first %d bytes", x.config(), sector)
 	}

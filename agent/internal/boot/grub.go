@@ -60,6 +60,17 @@ func (g GRUB) config() string { return filepath.Join(g.Dir, "boot/grub/grub.cfg"
 // sector is how much of a file can be trusted to change at once.
 const sector = 512
 
+// firstLines are the lines in the first sector of a file. One that goes on in
+// the second is not among them: nobody knows what it says.
+func firstLines(f *os.File) []byte {
+	head := make([]byte, sector+1) // with the end of the last line
+	n, _ := f.ReadAt(head, 0)
+	if n == len(head) {
+		n = bytes.LastIndexByte(head, '\n') + 1
+	}
+	return head[:n]
+}
+
 // Default is what boots when nobody touches the menu.
 func (g GRUB) Default() (Entry, error) {
 	f, err := os.Open(g.config())
@@ -67,9 +78,8 @@ func (g GRUB) Default() (Entry, error) {
 		return 0, fmt.Errorf("cannot read the boot default: %w", err)
 	}
 	defer f.Close()
-	head := make([]byte, sector)
-	n, _ := f.ReadAt(head, 0)
-	at, err := digit(head[:n])
+	head := firstLines(f)
+	at, err := digit(head)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the boot default: %s: %w", g.config(), err)
 	}
@@ -149,9 +159,8 @@ func change(path string, find func(head []byte) (int, error), to byte) error {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, sector)
-	n, _ := f.ReadAt(head, 0)
-	at, err := find(head[:n])
+	head := firstLines(f)
+	at, err := find(head)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -174,7 +183,10 @@ func digit(head []byte) (int, error) {
 		if found {
 			rest = bytes.TrimLeft(rest, `"'`)
 			at := start + len(line) - len(rest)
-			if len(rest) > 0 && (rest[0] == '0' || rest[0] == '1') {
+			if end := bytes.IndexAny(rest, "\"'; \t\r"); end >= 0 {
+				rest = rest[:end]
+			}
+			if word := string(rest); word == "0" || word == "1" {
 				return at, nil
 			}
 		}

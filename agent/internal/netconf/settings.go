@@ -183,12 +183,18 @@ func parseDNS(texts ...string) ([]netip.Addr, error) {
 			continue
 		}
 		addr, err := netip.ParseAddr(text)
-		if err != nil || addr.IsUnspecified() || addr.IsMulticast() {
+		if err != nil || !canServe(addr) {
 			return nil, fmt.Errorf("the DNS server %s is not an IP address", text)
 		}
 		servers = append(servers, addr)
 	}
 	return servers, nil
+}
+
+// canServe reports whether a DNS server may have the address. What may stand in
+// a zone (fe80::1%...) could be more than a word of a configuration file.
+func canServe(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a.Zone() == ""
 }
 
 // change6 sets the IPv6 address; --addr6=auto goes back to what the routers
@@ -226,6 +232,11 @@ func (s Settings) Validate() error {
 	if err := validate4(s.Address, s.Gateway); err != nil {
 		return err
 	}
+	for _, a := range s.DNS {
+		if !canServe(a) {
+			return fmt.Errorf("%v cannot be the address of a DNS server", a)
+		}
+	}
 	return validate6(s.Address6, s.Gateway6)
 }
 
@@ -238,8 +249,10 @@ func validate4(p netip.Prefix, gateway netip.Addr) error {
 	}
 	a := p.Addr()
 	switch {
-	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.As4()[0] == 0, a.As4()[0] >= 240:
-		return fmt.Errorf("%v cannot be the address of a machine", a)
+	case !a.Is4():
+		return fmt.Errorf("%v is not an IPv4 address", a)
+	case p.Bits() == 0, a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.As4()[0] == 0, a.As4()[0] >= 240:
+		return fmt.Errorf("%v cannot be the address of a machine", p)
 	case p.Bits() < 31 && a == p.Masked().Addr():
 		return fmt.Errorf("%v is the address of the network %v itself, not of a machine in it", a, p.Masked())
 	case p.Bits() < 31 && a == Broadcast(p):
@@ -265,9 +278,13 @@ func validate6(p netip.Prefix, gateway netip.Addr) error {
 	}
 	a := p.Addr()
 	switch {
+	case a.Is4(), a.Is4In6():
+		return fmt.Errorf("%v is not an IPv6 address", a)
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.IsLinkLocalUnicast(), p.Bits() == 0:
 		return fmt.Errorf("%v cannot be the address of a machine", p)
-	case !gateway.IsValid() || gateway.IsLinkLocalUnicast():
+	case gateway.Zone() != "":
+		return fmt.Errorf("the gateway %v names a network card, and there is only one", gateway)
+	case !gateway.IsValid() || gateway.Is6() && !gateway.Is4In6() && gateway.IsLinkLocalUnicast():
 		return nil
 	case !p.Contains(gateway):
 		return fmt.Errorf("the gateway %v is outside the network %v", gateway, p.Masked())
