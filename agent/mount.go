@@ -205,7 +205,13 @@ func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir strin
 		m.Log.Printf("%s", Explain(err))
 		flags |= unix.MS_RDONLY
 	}
-	return m.mount(d, number, dir, flags)
+	if err := m.mount(d, number, dir, flags); err != nil {
+		return err
+	}
+	if err := m.keepRepairs(); err != nil {
+		m.Log.Printf("cannot keep the report of a repair: %v", err) // A full disk is no reason to stop.
+	}
+	return nil
 }
 
 // mount mounts a partition; the ext4 driver serves ext2 as well.
@@ -228,44 +234,67 @@ func (m Machine) isFAT(number int) bool {
 // checkFS repairs a file system that is not mounted, first as far as it is
 // safe, then by all means.
 func (m Machine) checkFS(ctx context.Context, d disk, number int) error {
+	_, err := m.repair(ctx, d, number)
+	return err
+}
+
+// repair is checkFS that tells whether there was anything to repair. Flags make
+// e2fsck look closer.
+func (m Machine) repair(ctx context.Context, d disk, number int, flags ...string) (repaired bool, err error) {
 	dev := d.PartPath(number)
 	if m.isFAT(number) {
 		return m.checkFAT(ctx, dev)
 	}
-	return m.checkExt(ctx, dev, "-p")
+	return m.checkExt(ctx, dev, append(flags, "-p")...)
 }
 
 // checkExt runs e2fsck with careful flags first.
-func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) error {
-	err := m.Run(ctx, "e2fsck", append(careful, dev)...)
+func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) (repaired bool, err error) {
+	err = m.Run(ctx, "e2fsck", append(careful, dev)...)
 	if repaired, ok := e2fsckDone(err); ok {
 		if repaired {
-			m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
+			m.noteRepair("repaired %s: %v", filepath.Base(dev), err)
 		}
-		return nil
+		return repaired, nil
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
 	}
 	m.Log.Printf("cannot repair %s carefully, now with every repair allowed: %v", filepath.Base(dev), err)
 	err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
-	if _, ok := e2fsckDone(err); ok {
-		m.Log.Printf("repaired %s", filepath.Base(dev))
-		return nil
+	if repaired, ok := e2fsckDone(err); ok {
+		if repaired {
+			m.noteRepair("repaired %s with every repair allowed: %v", filepath.Base(dev), err)
+		}
+		return repaired, nil
 	}
-	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+	return false, m.noRepair(ctx, dev, err)
+}
+
+// noRepair notes that a file system is broken, and is the error that says so. A
+// check that somebody has interrupted knows nothing of it.
+func (m Machine) noRepair(ctx context.Context, dev string, why error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	err := fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), why)
+	m.noteRepair("%v", err)
+	return err
 }
 
 // checkFAT clears the mark that a power cut leaves in a FAT file system, and
 // repairs what else there is.
-func (m Machine) checkFAT(ctx context.Context, dev string) error {
-	err := m.Run(ctx, "fsck.fat", "-a", dev)
+func (m Machine) checkFAT(ctx context.Context, dev string) (repaired bool, err error) {
+	err = m.Run(ctx, "fsck.fat", "-a", dev)
 	var exit *run.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 { // Errors were found and repaired.
-		m.Log.Printf("repaired %s: %v", filepath.Base(dev), err)
-		return nil
+		m.noteRepair("repaired %s: %v", filepath.Base(dev), err)
+		return true, nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+		return false, m.noRepair(ctx, dev, err)
 	}
-	return nil
+	return false, nil
 }
 
 // e2fsckDone reads the exit status: 1 is repaired, 2 asks for a reboot, which

@@ -29,6 +29,27 @@ type Watcher interface {
 // to the installed system when nobody uses it. Whatever goes wrong, it returns
 // to a console where people can log in.
 func Start(ctx context.Context, m Machine, w Watcher) error {
+	err := m.startRamdisk(ctx, w)
+	if err != nil {
+		m.noteProblem(err)
+	}
+	return err
+}
+
+// problemFile says why the ramdisk could not do its work, to whoever logs in.
+const problemFile = "run/app-platform/problem"
+
+func (m Machine) noteProblem(problem error) {
+	err := m.writeFlag(problemFile)
+	if err == nil {
+		err = os.WriteFile(m.path(problemFile), []byte("the ramdisk could not do its work: "+Explain(problem)+"\n"), 0o644)
+	}
+	if err != nil {
+		m.Log.Printf("%v", err)
+	}
+}
+
+func (m Machine) startRamdisk(ctx context.Context, w Watcher) error {
 	if err := m.writeFlag(bootingFile); err != nil {
 		m.Log.Printf("%v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"appplatform/bundle"
@@ -26,7 +27,9 @@ type Status struct {
 	Disk        string       `json:"disk"`
 	DiskSize    int64        `json:"disk_size"`
 	Partitions  []PartStatus `json:"partitions"`
-	InstallLog  string       `json:"install_log"` // its last line
+	InstallLog  string       `json:"install_log"`           // its last line
+	Repairs     []string     `json:"repairs,omitempty"`     // of file systems, since this system was started
+	LastRepair  string       `json:"last_repair,omitempty"` // that sda2 knows of
 	Problems    []string     `json:"problems"`
 }
 
@@ -53,7 +56,7 @@ type PartStatus struct {
 func GetStatus(ctx context.Context, m Machine) Status {
 	s := Status{
 		Board: m.Platform.Board, Arch: m.Platform.Arch, Label: m.Platform.Label, DevKey: m.Platform.DevKey,
-		Running: "system", InstallLog: m.lastLogLine(),
+		Running: "system", InstallLog: m.lastLogLine(), Repairs: m.readLines(repairsFile), LastRepair: m.lastRepair(),
 	}
 	update := GetUpdateStatus(m)
 	s.Trial, s.LastUpdate = update.String(), update.Last
@@ -72,8 +75,10 @@ func GetStatus(ctx context.Context, m Machine) Status {
 		s.BootDefault = e.String()
 	}
 	s.addSets(m)
-	if text, err := os.ReadFile(m.path(noDataFile)); err == nil {
-		s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
+	for _, name := range []string{noDataFile, problemFile} {
+		if text, err := os.ReadFile(m.path(name)); err == nil {
+			s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
+		}
 	}
 	m.Patience = 0
 	d, err := m.findDisk(ctx)
@@ -155,6 +160,12 @@ func (s Status) Print(w io.Writer) {
 	fmt.Fprintf(w, "boot default  %s\ntrial         %s\ninstall log   %s\n", s.BootDefault, s.Trial, s.InstallLog)
 	if o := s.LastUpdate; o != nil {
 		fmt.Fprintf(w, "last update   from %s to %s, %s%s\n", o.From, o.To, o.Result, because(o.Reason))
+	}
+	for _, r := range s.Repairs {
+		fmt.Fprintf(w, "at this start %s\n", r)
+	}
+	if s.LastRepair != "" && !slices.Contains(s.Repairs, s.LastRepair) {
+		fmt.Fprintf(w, "last repair   %s\n", s.LastRepair)
 	}
 	if s.Disk != "" {
 		fmt.Fprintf(w, "disk          %s, %s\n", s.Disk, partitions.Size(s.DiskSize).Short())
