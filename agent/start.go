@@ -164,9 +164,9 @@ func (m Machine) rescue(ctx context.Context, d disk, w Watcher) error {
 	w.Ready()
 	m.Log.Printf("Press a key here or log in over SSH to stay.")
 	if w.Wait(ctx, countdown) {
-		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
-			"/dev/"+d.PartName(partitions.Data), dataDir)
-		m.Log.Printf("To start the installed system, %s first.", m.loader().ByHand())
+		m.Log.Printf("The rescue system stays. Log in as root here and choose from its menu, or over")
+		m.Log.Printf("SSH as admin, then: su - root, apagent rescue. Data: mount %s /%s", "/dev/"+d.PartName(partitions.Data), dataDir)
+		m.Log.Printf("To start the installed system by hand, %s, then: reboot", m.loader().ByHand())
 		return nil
 	}
 	m.Log.Printf("nobody came: starting the installed system")
