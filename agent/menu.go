@@ -135,7 +135,7 @@ func (u *menu) act(ctx context.Context, number string) (left bool) {
 			continue
 		}
 		m := u.m
-		m.Log = NewLog(u.Out)
+		m.Log, m.Patience = NewLog(u.Out), 0 // The start has waited for the disk.
 		err := u.interruptible(ctx, func(ctx context.Context) (err error) {
 			left, err = c.do(u, ctx, m)
 			return err
@@ -243,8 +243,8 @@ func (u *menu) setAddress(ctx context.Context, m Machine) (bool, error) {
 	}
 	var a NetworkArguments
 	for _, q := range networkQuestions {
-		if a.DHCP && q.static {
-			continue
+		if a.DHCP {
+			break // The server knows the rest.
 		}
 		for {
 			text, err := u.ask(ctx, q.question)
@@ -279,12 +279,11 @@ const (
 
 var networkQuestions = []struct {
 	field    int
-	static   bool // not for DHCP
 	question string
 }{
-	{askAddress, false, "Address such as 192.168.1.20/24, or dhcp (Enter: back): "},
-	{askGateway, true, "Gateway (Enter: none): "},
-	{askDNS, false, "One or two DNS servers (Enter: as they are): "},
+	{askAddress, "Address such as 192.168.1.20/24, or dhcp (Enter: back): "},
+	{askGateway, "Gateway (Enter: none): "},
+	{askDNS, "One or two DNS servers (Enter: as they are): "},
 }
 
 // answerNetwork adds an answer to what setip is to be called with, and says why
