@@ -54,6 +54,7 @@ func (m Machine) planInstall(d disk) ([]Step, error) {
 		writeRootfs{disk: d, resume: !fresh},
 		verifyRootfs{disk: d},
 		makeFolders{},
+		labelSystem{},
 		markInstalled{},
 		bootSystem{},
 	), nil

@@ -40,6 +40,13 @@ func (l *Log) Printf(format string, args ...any) {
 	l.keep(time.Now().UTC().Format("2006-01-02 15:04:05 ") + text + "\n")
 }
 
+// Keep adds a line that the consoles get in another way.
+func (l *Log) Keep(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keep(time.Now().UTC().Format("2006-01-02 15:04:05 ") + fmt.Sprintf(format, args...) + "\n")
+}
+
 // Finished adds the last line, which has no time in front of it.
 func (l *Log) Finished() error {
 	l.mu.Lock()
@@ -78,6 +85,25 @@ func (l *Log) Progress(what string, done, total int64) {
 	l.progress = time.Now()
 	l.now = fmt.Sprintf("  %s: %d of %d MiB\n", what, done/int64(partitions.MiB), total/int64(partitions.MiB))
 	fmt.Fprint(l.out, l.now)
+}
+
+// Alive shows every ten seconds that a step goes on which cannot tell how far it
+// is, until stop is called.
+func (l *Log) Alive(what string) (stop func()) {
+	done, start := make(chan struct{}), time.Now()
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Second):
+			}
+			l.mu.Lock()
+			fmt.Fprintf(l.out, "  %s: %d s\n", what, int(time.Since(start).Seconds()))
+			l.mu.Unlock()
+		}
+	}()
+	return func() { close(done) }
 }
 
 // Text is everything since this system was started, and how far a long step is.

@@ -236,15 +236,22 @@ func (m Machine) isFAT(number int) bool {
 // checkFS repairs a file system that is not mounted, first as far as it is
 // safe, then by all means.
 func (m Machine) checkFS(ctx context.Context, d disk, number int) error {
+	_, err := m.repair(ctx, d, number)
+	return err
+}
+
+// repair is checkFS that tells whether there was anything to repair. Flags make
+// e2fsck look closer.
+func (m Machine) repair(ctx context.Context, d disk, number int, flags ...string) (repaired bool, err error) {
 	dev := d.PartPath(number)
 	if m.isFAT(number) {
 		return m.checkFAT(ctx, dev)
 	}
-	return m.checkExt(ctx, dev, "-p")
+	return m.checkExt(ctx, dev, append(flags, "-p")...)
 }
 
 // checkExt runs e2fsck with careful flags first.
-func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) error {
+func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) (repaired bool, err error) {
 	before, _, err := block.ProbeExt(dev, 0)
 	dirty := err == nil && before.Dirty // e2fsck does not tell.
 	err = m.Run(ctx, "e2fsck", append(careful, dev)...)
@@ -254,30 +261,44 @@ func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) er
 		} else if dirty {
 			m.repaired("finished what the power cut interrupted on %s, by its journal", filepath.Base(dev))
 		}
-		return nil
+		return repaired || dirty, nil
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
 	}
 	m.Log.Printf("cannot repair %s carefully, now with every repair allowed: %v", filepath.Base(dev), err)
 	err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
-	if _, ok := e2fsckDone(err); ok {
-		m.repaired("repaired %s, with every repair allowed", filepath.Base(dev))
-		return nil
+	if repaired, ok := e2fsckDone(err); ok {
+		if repaired {
+			m.repaired("repaired %s, with every repair allowed:\n%v", filepath.Base(dev), err)
+		}
+		return repaired, nil
 	}
-	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+	return false, cannotRepair(ctx, dev, err)
+}
+
+// cannotRepair is the error of a file system that is broken. A check that
+// somebody has interrupted knows nothing of it.
+func cannotRepair(ctx context.Context, dev string, why error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), why)
 }
 
 // checkFAT clears the mark that a power cut leaves in a FAT file system, and
 // repairs what else there is.
-func (m Machine) checkFAT(ctx context.Context, dev string) error {
-	err := m.Run(ctx, "fsck.fat", "-a", dev)
+func (m Machine) checkFAT(ctx context.Context, dev string) (repaired bool, err error) {
+	err = m.Run(ctx, "fsck.fat", "-a", dev)
 	var exit *run.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 { // Errors were found and repaired.
 		m.repaired("repaired %s: %v", filepath.Base(dev), err)
-		return nil
+		return true, nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
+		return false, cannotRepair(ctx, dev, err)
 	}
-	return nil
+	return false, nil
 }
 
 // e2fsckDone reads the exit status: 1 is repaired, 2 asks for a reboot, which

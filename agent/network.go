@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 
 	"appplatform/agent/internal/netconf"
@@ -40,21 +42,22 @@ func NetworkReport(root string) (string, error) {
 }
 
 // SetNetwork checks and stores new settings and makes them effective at once.
-// In the ramdisk they are also stored for the installed system.
+// In the ramdisk they are also stored for the installed system. Without a data
+// partition that can be used they are effective all the same: people copy from
+// such a machine what they can.
 func SetNetwork(ctx context.Context, m Machine, a NetworkArguments) error {
 	s, err := changedSettings(m.Root, a)
 	if err != nil {
 		return err
 	}
+	var storeErr error
 	if m.Ramdisk {
-		if err := m.storeForSystem(ctx, s); err != nil {
-			return err
-		}
+		storeErr = m.storeForSystem(ctx, s)
 	}
 	if err := s.Save(m.path(netconf.File)); err != nil {
 		return err
 	}
-	return netconf.Start(m.Root, s)
+	return errors.Join(storeErr, netconf.Start(m.Root, s))
 }
 
 // changedSettings forgives an unreadable file: setting the address anew is how
@@ -70,16 +73,20 @@ func changedSettings(root string, a NetworkArguments) (netconf.Settings, error) 
 func (m Machine) storeForSystem(ctx context.Context, s netconf.Settings) error {
 	d, err := m.findDisk(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("the settings last until the next start: %w", err)
 	}
 	if !installedTable(d.table) {
 		return withHint("wait until the image is installed and set the address then",
-			"cannot store the network settings: there is no data partition yet")
+			"the settings last until the next start: there is no data partition yet")
 	}
-	return m.withData(ctx, d, func() error {
+	err = m.withData(ctx, d, func() error {
 		if err := makeSkeleton(m.path(dataDir)); err != nil {
 			return err
 		}
 		return s.Save(m.path(filepath.Join(dataDir, etcUpper, filepath.Base(netconf.File))))
 	})
+	if err != nil {
+		return fmt.Errorf("the settings last until the next start: %w", err)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -73,5 +74,39 @@ func TestDirtyJournalIsTold(t *testing.T) {
 	must(t, m.checkFS(t.Context(), d, partitions.Data))
 	if got := m.repairs(); len(got) != 1 || !strings.Contains(got[0].What, "on sda2, by its journal") {
 		t.Errorf("the repairs are %+v", got)
+	}
+}
+
+// Why the ramdisk has stopped is told to whoever logs in.
+func TestStatusOfProblem(t *testing.T) {
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	must(t, os.RemoveAll(m.path("sys/class/block/sda")))
+	if err := Start(t.Context(), m.Machine, nobody{}); err == nil {
+		t.Fatal("Start() needs no disk")
+	}
+	s := GetStatus(t.Context(), m.Machine)
+	if text := strings.Join(s.Problems, "\n"); !strings.Contains(text, "the ramdisk could not do its work: cannot find the disk") {
+		t.Errorf("the problems are %q", s.Problems)
+	}
+}
+
+// fsckThat exits as it is told the first time, with 1 by all means, and with 0
+// then; 8 stays.
+func fsckThat(exit map[string]int) func(context.Context, string, ...string) error {
+	seen := map[string]int{}
+	return func(_ context.Context, name string, args ...string) error {
+		dev := filepath.Base(args[len(args)-1])
+		code := exit[dev]
+		seen[dev]++
+		switch {
+		case code != 8 && seen[dev] == 2 && code == 4 && dev != "sda3":
+			code = 1
+		case code != 8 && seen[dev] > 1:
+			code = 0
+		}
+		if code == 0 {
+			return nil
+		}
+		return fmt.Errorf("%w: inode 12", &run.ExitError{Name: name, Code: code})
 	}
 }

@@ -115,7 +115,7 @@ func (s growData) String() string {
 func (s growData) Do(ctx context.Context, m Machine) error {
 	dev := s.disk.PartPath(partitions.Data)
 	if !m.Kernel.Mounted("/" + dataDir) {
-		if err := m.checkExt(ctx, dev, "-f", "-p"); err != nil {
+		if _, err := m.checkExt(ctx, dev, "-f", "-p"); err != nil {
 			return err
 		}
 	}

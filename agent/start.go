@@ -29,6 +29,27 @@ type Watcher interface {
 // to the installed system when nobody uses it. Whatever goes wrong, it returns
 // to a console where people can log in.
 func Start(ctx context.Context, m Machine, w Watcher) error {
+	err := m.startRamdisk(ctx, w)
+	if err != nil {
+		m.noteProblem(err)
+	}
+	return err
+}
+
+// problemFile says why the ramdisk could not do its work, to whoever logs in.
+const problemFile = "run/app-platform/problem"
+
+func (m Machine) noteProblem(problem error) {
+	err := m.writeFlag(problemFile)
+	if err == nil {
+		err = os.WriteFile(m.path(problemFile), []byte("the ramdisk could not do its work: "+Explain(problem)+"\n"), 0o644)
+	}
+	if err != nil {
+		m.Log.Printf("%v", err)
+	}
+}
+
+func (m Machine) startRamdisk(ctx context.Context, w Watcher) error {
 	if err := m.writeFlag(bootingFile); err != nil {
 		m.Log.Printf("%v", err)
 	}
@@ -153,9 +174,9 @@ func (m Machine) rescue(ctx context.Context, d disk, w Watcher, written string) 
 	if w.Wait(ctx, countdown) {
 		stop()
 		<-checked // It keeps sda3 open.
-		m.Log.Printf("The rescue system stays. Data: mount %s /%s; leave it with: reboot",
-			"/dev/"+d.PartName(partitions.Data), dataDir)
-		m.Log.Printf("To start the installed system, %s first.", m.loader().ByHand())
+		m.Log.Printf("The rescue system stays. Log in as root here and choose from its menu, or over")
+		m.Log.Printf("SSH as admin, then: su - root, apagent rescue. Data: mount %s /%s", "/dev/"+d.PartName(partitions.Data), dataDir)
+		m.Log.Printf("To start the installed system by hand, %s, then: reboot", m.loader().ByHand())
 		return nil
 	}
 	if altered := <-checked; altered != nil {

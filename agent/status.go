@@ -73,8 +73,10 @@ func GetStatus(ctx context.Context, m Machine) Status {
 		s.BootDefault = e.String()
 	}
 	s.addSets(m, update.UnderWay != nil)
-	if text, err := os.ReadFile(m.path(noDataFile)); err == nil {
-		s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
+	for _, name := range []string{noDataFile, problemFile} {
+		if text, err := os.ReadFile(m.path(name)); err == nil {
+			s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
+		}
 	}
 	m.Patience = 0
 	d, err := m.findDisk(ctx)

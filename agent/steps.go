@@ -283,6 +283,21 @@ type installed struct {
 	Rootfs string `json:"rootfs"` // RawSHA256 of the set
 }
 
+// labelSystem says in sda1's root which image is about to be installed, when
+// that is not the one which was (OS-E2). It comes before markInstalled, so that
+// who goes on with an interrupted run does it, too.
+type labelSystem struct{ set string }
+
+func (labelSystem) String() string { return "write the image number, if it is another one now" }
+
+func (s labelSystem) Do(ctx context.Context, m Machine) error {
+	set, err := m.openSet(s.set)
+	if err != nil || m.installedLabel() == set.Label {
+		return err
+	}
+	return writeLabel{set.Label}.Do(ctx, m)
+}
+
 type markInstalled struct{ set string }
 
 func (markInstalled) String() string { return "record which system is installed" }
@@ -303,19 +318,26 @@ func (s markInstalled) Do(_ context.Context, m Machine) error {
 }
 
 // bootSystem is the one step that changes what boots. Everything else is on
-// the disk before, the word finished included.
-type bootSystem struct{}
+// the disk before, the word finished included. Without a set it is that of the
+// image that the firmware starts.
+type bootSystem struct{ set string }
 
 func (bootSystem) String() string { return "boot the system from now on" }
 
-func (bootSystem) Do(_ context.Context, m Machine) error {
+func (s bootSystem) Do(_ context.Context, m Machine) error {
 	if err := m.Log.Finished(); err != nil {
 		return err
 	}
 	if err := m.syncData(); err != nil {
 		return err
 	}
-	if err := m.setDefault(boot.System); err != nil {
+	var err error
+	if s.set == "" {
+		err = m.setDefault(boot.System)
+	} else {
+		err = m.setBoot(boot.System, s.set)
+	}
+	if err != nil {
 		return err
 	}
 	return m.endInstall()

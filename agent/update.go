@@ -30,6 +30,9 @@ type UpdateOptions struct {
 // one and starts it. Until the last step nothing that boots has changed; a file
 // that cannot be used is refused before anything has.
 func Update(ctx context.Context, m Machine, o UpdateOptions) error {
+	if m.Ramdisk {
+		return withHint("start the installed system: reboot", "cannot do this in the rescue system")
+	}
 	d, t, done, err := m.beginTransition(ctx)
 	if err != nil {
 		return err
@@ -50,7 +53,8 @@ func Update(ctx context.Context, m Machine, o UpdateOptions) error {
 	return m.restartInto(ctx, d, t, writeSet{file, t.To.Set}, verifySet{t.To.Set}, dropDownload{file})
 }
 
-// Rollback starts the image that ran before the last update.
+// Rollback starts the image that ran before the last update, in the rescue
+// system as well as in the installed one.
 func Rollback(ctx context.Context, m Machine) error {
 	d, t, done, err := m.beginTransition(ctx)
 	if err != nil {
@@ -66,7 +70,13 @@ func Rollback(ctx context.Context, m Machine) error {
 	}
 	t.To.Label, t.To.Rootfs, t.Reason = set.Label, set.Rootfs.RawSHA256, "by hand"
 	m.Log.Printf("going back from App Platform %s to %s", t.From.Label, t.To.Label)
-	return m.restartInto(ctx, d, t, checkSet{t.To.Set})
+	before := []Step{checkSet{t.To.Set}}
+	if m.Ramdisk {
+		// Whoever goes back from here may have a system that does not start:
+		// until the former one has shown that it works, no system is started.
+		before = append(before, bootEntry{boot.Rescue, t.From.Set})
+	}
+	return m.restartInto(ctx, d, t, before...)
 }
 
 // restartInto does what is to be done before the new image may be started, and
@@ -97,6 +107,12 @@ func (s goOver) Do(ctx context.Context, m Machine) error {
 	if err := m.keep(s.t); err != nil {
 		return err
 	}
+	if m.Ramdisk { // No services run here, and sda2 is gone when this fails.
+		if err := m.leave(m.Kernel.StartLoaded); err != nil {
+			return hinted{err, "restart, and it goes on: reboot"}
+		}
+		return nil
+	}
 	err := shutDown{}.Do(ctx, m)
 	if err != nil {
 		err = errors.Join(err, m.forgetTransition())
@@ -108,7 +124,13 @@ func (s goOver) Do(ctx context.Context, m Machine) error {
 // others from beginning one until done is called.
 func (m Machine) beginTransition(ctx context.Context) (d disk, t transition, done func(), err error) {
 	if m.Ramdisk {
-		return d, t, nil, withHint("start the installed system: reboot", "cannot do this in the rescue system")
+		if d, done, err = m.beginInRescue(ctx); err != nil {
+			return d, t, nil, err
+		}
+		if t, err = m.findTransition(); err != nil {
+			done()
+		}
+		return d, t, done, err
 	}
 	if d, err = m.findDisk(ctx); err != nil {
 		return d, t, nil, err
@@ -125,13 +147,18 @@ func (m Machine) lockUpdates() (unlock func(), err error) {
 	if err := os.MkdirAll(m.path(updateDir), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(m.path(updateDir))
+	return lockFolder(m.path(updateDir), "somebody else is updating this machine right now")
+}
+
+// lockFolder keeps others out until unlock is called, or this process ends.
+func lockFolder(dir, taken string) (unlock func(), err error) {
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, withHint("wait until it is over", "somebody else is updating this machine right now")
+		return nil, withHint("wait until it is over", "%s", taken)
 	}
 	return func() { f.Close() }, nil
 }
@@ -140,6 +167,9 @@ func (m Machine) findTransition() (t transition, err error) {
 	for _, dir := range []string{bootDir, dataDir} {
 		if !m.Kernel.Mounted("/" + dir) {
 			return t, withHint("see what apagent status says about it", "cannot update: /%s is not mounted", dir)
+		}
+		if m.Ramdisk && dir == bootDir {
+			continue // Who writes to it there makes it writable.
 		}
 		if err := unix.Access(m.path(dir), unix.W_OK); err != nil {
 			return t, withHint("its file system could not be repaired: start the rescue system and look at it with e2fsck", "cannot update: /%s cannot be written: %w", dir, err)
@@ -153,6 +183,9 @@ func (m Machine) findTransition() (t transition, err error) {
 		return t, withHint("wait until it is over: apagent status", "an update to %s is under way", old.To.Label)
 	}
 	set, err := m.runningSet()
+	if m.Ramdisk {
+		set, err = m.loader().CurrentSet() // Any ramdisk may be the one that came up.
+	}
 	if err != nil {
 		return t, err
 	}

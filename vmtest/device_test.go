@@ -25,13 +25,39 @@ type root struct {
 // rootPassword is root's until somebody changes it.
 const rootPassword = "iplinux"
 
-// rootLogin logs in as root where the console asks for a name (OS-C5).
+// rootLogin logs in as root where the console asks for a name (OS-C5). In the
+// rescue system the menu comes first, whose first choice is a shell.
 func rootLogin(t *testing.T, m *vmtest.Machine, password string) root {
+	t.Helper()
+	if menu := logIn(t, m, password); menu {
+		send(t, m.Serial, "1\n")
+		expect(t, m, shellPrompt, commandWithin)
+	}
+	return rootShell(t, m)
+}
+
+// What root sees when it may type a command, or choose.
+const (
+	shellPrompt = `# $`
+	menuPrompt  = `Number, or Enter for the menu: $`
+)
+
+// logIn tells whether root gets the menu of the rescue system.
+func logIn(t *testing.T, m *vmtest.Machine, password string) (menu bool) {
 	t.Helper()
 	send(t, m.Serial, "root\n")
 	expect(t, m, `assword: ?$`, bootWithin)
 	send(t, m.Serial, password+"\n")
-	expect(t, m, `# $`, commandWithin) // login throws away what is typed ahead
+	got, err := m.Serial.Expect(shellPrompt+`|(`+menuPrompt+`)`, commandWithin) // login throws away what is typed ahead
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[1] != ""
+}
+
+// rootShell is where root may type a command.
+func rootShell(t *testing.T, m *vmtest.Machine) root {
+	t.Helper()
 	r := root{t, m}
 	r.run("stty -echo; PS1=")
 	return r

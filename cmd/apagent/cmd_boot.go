@@ -27,9 +27,10 @@ Without a word it is started by init in the ramdisk, after the network and befor
 Installs the image if it is not installed, finishes an installation that was
 interrupted, and reboots. Otherwise this is the rescue system: it starts the
 installed system after 60 seconds, unless a key is pressed on a console or
-somebody logs in over SSH. When something is wrong it says so on every console
-and returns, so that a login is possible; the log is in /run/install_step1.log
-and, if there is a data partition, in /apps/install_step1.log.
+somebody logs in over SSH; root then gets the menu of apagent rescue on a
+console. When something is wrong it says so on every console and returns, so that
+a login is possible; the log is in /run/install_step1.log and, if there is a data
+partition, in /apps/install_step1.log.
 `
 
 func (c command) boot(args []string) error {

@@ -33,8 +33,9 @@ does not start at all, the former image is put back, without anybody's help.
 
 const rollbackHelp = `usage: apagent rollback
 
-Restarts into the image that ran before the last update. It is on trial first,
-like an update; what is on the data partition stays as it is.
+Restarts into the image that ran before the last update, from the rescue system,
+too. It is on trial first, like an update; what is on the data partition stays as
+it is.
 `
 
 const confirmHelp = `usage: apagent confirm

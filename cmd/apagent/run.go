@@ -24,6 +24,7 @@ const usage = `usage: apagent VERB [FLAGS]
   install   install the image again and keep the data (in the rescue system)
   mount     mount boot and data partition and the writable folders
   network   start, stop or show the network
+  rescue    the menu of the rescue system; check and re-install there
   resize    let the data partition take all of a disk that was enlarged
   rollback  restart into the image that ran before the last update
   setip     set the address of this machine (also as the command setip)
@@ -59,7 +60,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	c := command{ctx, getenv, out, errs}
 	verbs := map[string]func(command, []string) error{
 		"boot": command.boot, "confirm": command.confirm, "diskfree": command.diskfree, "install": command.install,
-		"mount": command.mount, "network": command.network, "resize": command.resize, "rollback": command.rollback,
+		"mount": command.mount, "network": command.network, "rescue": command.rescue, "resize": command.resize, "rollback": command.rollback,
 		"setip": command.setip, "status": command.status, "tidy": command.tidy, "update": command.update,
 	}
 	if filepath.Base(args[0]) == "setip" {
