@@ -190,8 +190,12 @@ func (m Machine) findTransition() (t transition, err error) {
 		return t, err
 	}
 	t.From = imageID{set, m.Platform.Label, m.installedRootfs()}
-	if now, err := m.openSet(set); err == nil { // It may be another, whose kernel runs.
+	now, err := m.openSet(set)
+	if err == nil { // It may be another, whose kernel runs.
 		t.From.Label, t.From.Rootfs = now.Label, now.Rootfs.RawSHA256
+	} else if m.Ramdisk {
+		return t, withHint("apagent rescue reinstall "+otherSet(set)+" installs the other image, if that is whole",
+			"the present image could not be put back: %w", err)
 	}
 	t.To.Set = otherSet(set)
 	t.Network = m.Kernel.HasAddress()
