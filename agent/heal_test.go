@@ -1,12 +1,26 @@
 package agent
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"appplatform/agent/internal/boot"
 	"appplatform/bundle"
+	"appplatform/internal/download"
 	"appplatform/partitions"
 )
 
@@ -156,5 +170,28 @@ func TestUpdateFromADamagedImage(t *testing.T) {
 		if err := Rollback(t.Context(), u.Machine); err == nil || !strings.Contains(err.Error(), "no former image to go back to") || u.started != nil {
 			t.Errorf("a rollback to a damaged image = %v", err)
 		}
+	}
+}
+
+// A certificate that has expired is taken in spite of a wrong clock, but only
+// one that is to be trusted otherwise.
+func TestUntrustedCertificateIsRefused(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	must(t, err)
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	var said strings.Builder
+	m := Machine{Log: NewLog(&said)}
+	_, err = m.ask(t.Context(), s.URL, download.Options{Patience: 6 * time.Second})
+	if !strings.Contains(said.String(), "not counting the date") || !errors.As(err, new(x509.UnknownAuthorityError)) {
+		t.Errorf("ask() = %v and says %q; want it refused for its authority", err, said.String())
 	}
 }
