@@ -16,7 +16,7 @@ export PATH
 # runs the program in the tool tree.
 TOOLS := sfdisk sgdisk mke2fs e2fsck debugfs dumpe2fs tune2fs e2label resize2fs blkid fsck.fat minisign xz shellcheck qemu-img openssl
 
-.PHONY: help run gateway build $(BOARDS) test check powercut bench lint shellcheck tools clean FORCE
+.PHONY: help run gateway build $(BOARDS) test check powercut fuzz bench lint shellcheck tools clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z$$()A-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,15 @@ powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what an installation and an upd
 	go test -timeout 8h -parallel 1 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' \
 		-samples 300 -torn 64 -repairs 2000 -boots $(BOOTS) -seed $(SEED); \
 		status=$$?; cat out/powercut/table; exit $$status
+
+# How long each fuzz target runs, and which ones (a regular expression).
+FUZZTIME ?= 3m
+FUZZ ?= .
+fuzz: tools ## run every fuzz target for FUZZTIME, one after the other (or those that FUZZ=REGEXP names)
+	@git grep -o 'func Fuzz[A-Za-z0-9]*' -- '*_test.go' | sed 's|/[^/]*:func | |' | grep -E '$(FUZZ)' | while read dir target; do \
+		echo "$$target in ./$$dir"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 200x -parallel 1 "./$$dir" || exit 1; \
+	done
 
 lint: $(APIMAGE) tools
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'hint: gofmt -w these files'; exit 1; }

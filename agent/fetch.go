@@ -69,10 +69,25 @@ func (m Machine) fetchUpdate(ctx context.Context, d disk, o UpdateOptions) (upda
 		}
 	}
 	err := m.checkUpdate(ctx, d, &f, o.Force)
-	if err != nil && f.fetch && ctx.Err() == nil {
-		err = errors.Join(err, f.remove(m)) // Nothing that is worth being continued.
+	if err != nil && ctx.Err() == nil {
+		err = refused(err)
+		if f.fetch {
+			err = errors.Join(err, f.remove(m)) // Nothing that is worth being continued.
+		}
 	}
 	return f, err
+}
+
+// refused names the way out of an update file that cannot be used.
+func refused(err error) error {
+	way := "nothing was changed; fetch or copy the update file again, and name it by its path or address"
+	switch {
+	case errors.As(err, new(hinted)):
+		return err
+	case errors.Is(err, bundle.ErrSignature):
+		way = "nothing was changed; take a file from whoever made the installed image, or fetch it again if it is one"
+	}
+	return hinted{err, way}
 }
 
 func (m Machine) checkUpdate(ctx context.Context, d disk, f *updateFile, force bool) error {
@@ -199,10 +214,7 @@ func (m Machine) checkHead(d disk, force bool) (size int64, err error) {
 	if err == nil {
 		return u.FileSize(), nil
 	}
-	if !errors.As(err, new(hinted)) {
-		err = withHint("nothing was changed", "%w", err)
-	}
-	return 0, err
+	return 0, refused(err)
 }
 
 // makeRoom refuses a download for which sda2 has no room, after the reserve was

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +24,7 @@ type Log struct {
 	out      io.Writer
 	file     *os.File
 	pending  []byte // until the file is open
-	all      []byte // since this system was started, for the progress page
+	all      []byte // since this system was started, or its end, for the progress page
 	now      string // how far a long step is
 	progress time.Time
 }
@@ -56,8 +58,21 @@ func (l *Log) Finished() error {
 }
 
 func (l *Log) keep(line string) error {
-	l.all, l.now = append(l.all, line...), ""
+	l.all, l.now = tail(append(l.all, line...)), ""
 	return l.write(line)
+}
+
+// shown is how much of the log the progress page has at least, in bytes; it has
+// no more than twice as much, which every request copies.
+const shown = 64 << 10
+
+// tail leaves the oldest lines out when there are too many.
+func tail(b []byte) []byte {
+	if len(b) <= 2*shown {
+		return b
+	}
+	b = b[len(b)-shown:]
+	return slices.Clone(b[bytes.IndexByte(b, '\n')+1:])
 }
 
 func (l *Log) write(line string) error {
@@ -106,7 +121,8 @@ func (l *Log) Alive(what string) (stop func()) {
 	return func() { close(done) }
 }
 
-// Text is everything since this system was started, and how far a long step is.
+// Text is what was said since this system was started, or the end of it, and how
+// far a long step is.
 func (l *Log) Text() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -454,6 +454,7 @@ type testSet struct {
 	files map[string]string
 	raw   []byte
 	key   string
+	pair  bundle.KeyPair
 }
 
 var sets sync.Map
@@ -483,6 +484,7 @@ func makeSet(t *testing.T, label string, seed uint64) testSet {
 	signature, err := bundle.Sign(key.Private, "", text)
 	must(t, err)
 	s.files[bundle.ManifestName], s.files[bundle.SignatureName] = string(text), string(signature)
+	s.pair = key
 	s.key, err = bundle.PublicKey(key.Public)
 	must(t, err)
 	return s

@@ -10,12 +10,16 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"html"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -41,15 +45,15 @@ func (m Machine) showProgress(ctx context.Context, d disk) (stop func()) {
 		m.Log.Printf("no progress page: %v", err)
 		return func() {}
 	}
-	secure := &http.Server{Handler: progressPage(m.Log), ReadTimeout: pageWithin, WriteTimeout: pageWithin, IdleTimeout: pageWithin, MaxHeaderBytes: 16 << 10,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}}
-	plain := &http.Server{Handler: http.HandlerFunc(toHTTPS), ReadTimeout: pageWithin, WriteTimeout: pageWithin, IdleTimeout: pageWithin, MaxHeaderBytes: 16 << 10}
+	secure, plain := pageServer(progressPage(m.Log)), pageServer(http.HandlerFunc(toHTTPS))
+	secure.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	for server, port := range map[*http.Server]string{secure: ":443", plain: ":80"} {
 		l, err := m.listen("tcp", port)
 		if err != nil {
 			m.Log.Printf("no progress page: %v", err)
 			continue
 		}
+		l = &crowd{Listener: l}
 		go func() {
 			if server == secure {
 				_ = server.ServeTLS(l, "", "")
@@ -64,6 +68,57 @@ func (m Machine) showProgress(ctx context.Context, d disk) (stop func()) {
 	}
 }
 
+// pageServer bounds what one connection may take, in time and memory. Whoever
+// breaks one off is not worth a line on the console.
+func pageServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadTimeout: pageWithin, WriteTimeout: pageWithin, IdleTimeout: pageWithin,
+		MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}
+}
+
+// mostConnections are open at a time at each port. The smallest gateway has
+// 256 MB, which writing the system needs.
+const mostConnections = 32
+
+// A crowd is a listener of that many connections. Instead of letting a new one
+// wait it closes the oldest: who holds all of them and says nothing keeps nobody
+// from reading the log.
+type crowd struct {
+	net.Listener
+	mu   sync.Mutex
+	open []*crowdConn // the oldest first
+}
+
+type crowdConn struct {
+	net.Conn
+	of *crowd
+}
+
+func (c *crowd) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	in := &crowdConn{conn, c}
+	c.mu.Lock()
+	c.open = append(c.open, in)
+	var oldest *crowdConn
+	if len(c.open) > mostConnections {
+		oldest = c.open[0]
+	}
+	c.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
+	return in, nil
+}
+
+func (c *crowdConn) Close() error {
+	c.of.mu.Lock()
+	c.of.open = slices.DeleteFunc(c.of.open, func(o *crowdConn) bool { return o == c })
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
 func toHTTPS(w http.ResponseWriter, r *http.Request) {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -74,7 +129,7 @@ func toHTTPS(w http.ResponseWriter, r *http.Request) {
 
 // progressPage is plain text for programs, and for people a page that renews
 // itself. Every other path leads there: what was at it comes back later.
-func progressPage(log *Log) http.Handler {
+func progressPage(l *Log) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != ProgressPath {
 			http.Redirect(w, r, ProgressPath, http.StatusFound)
@@ -84,7 +139,7 @@ func progressPage(log *Log) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if !strings.Contains(r.Header.Get("Accept"), "text/html") {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			fmt.Fprint(w, log.Text())
+			fmt.Fprint(w, l.Text())
 			return
 		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -109,7 +164,7 @@ App Platform is back in a minute. A power failure does no harm.</p>
 <pre>%s</pre>
 </body>
 </html>
-`, html.EscapeString(log.Text()))
+`, html.EscapeString(l.Text()))
 	})
 }
 

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // OS-E1: plain text for programs, a page for people, and every address leads
@@ -64,6 +66,63 @@ func TestProgressPage(t *testing.T) {
 	m.showProgress(t.Context(), d)()
 	if !strings.Contains(m.out.String(), "no progress page: taken") {
 		t.Errorf("the log does not say that there is no page:\n%s", m.out.String())
+	}
+}
+
+// Who opens hundreds of connections and says nothing, or holds them after a
+// request, keeps nobody from reading the log, takes little memory and leaves
+// nothing on the console.
+func TestProgressCrowd(t *testing.T) {
+	m := newMachine(t, "sda", 4<<30)
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	m.start()
+	m.Ramdisk = true
+	addresses := map[string]string{}
+	m.listen = func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, "127.0.0.1:0")
+		addresses[address] = l.Addr().String()
+		return l, err
+	}
+	d, err := m.findDisk(t.Context())
+	must(t, err)
+	must(t, d.Announce(m, d.table.Parts...))
+	defer m.showProgress(t.Context(), d)()
+	for range 20000 {
+		m.Log.Printf("a line of the log")
+	}
+	m.Log.Printf("the last line")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	insecure := &tls.Config{InsecureSkipVerify: true}
+	var first net.Conn
+	for i := range 200 {
+		c, err := net.Dial("tcp", addresses[[]string{":80", ":443"}[i%2]])
+		must(t, err)
+		defer c.Close()
+		if i == 1 {
+			first = c
+		}
+		if i%4 == 1 {
+			must(t, tls.Client(c, insecure).Handshake())
+		}
+	}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: insecure}, Timeout: pageWithin / 2}
+	res, err := client.Get("https://" + addresses[":443"] + ProgressPath)
+	must(t, err)
+	text, err := io.ReadAll(res.Body)
+	must(t, errors.Join(err, res.Body.Close()))
+	if !strings.HasSuffix(string(text), "the last line\n") || len(text) < shown/2 || len(text) > 2*shown {
+		t.Errorf("the page has %d bytes and ends with %.50q", len(text), text[max(0, len(text)-50):])
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 {
+		t.Errorf("200 connections take %d bytes", grown)
+	}
+	must(t, first.SetReadDeadline(time.Now().Add(pageWithin/2)))
+	if _, err := io.Copy(io.Discard, first); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the oldest connection is still open")
 	}
 }
 

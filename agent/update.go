@@ -205,7 +205,7 @@ func (m Machine) findTransition() (t transition, err error) {
 // accept decides whether an image may be installed here.
 func (m Machine) accept(d disk, man bundle.Manifest, force bool) error {
 	if man.Board != m.Platform.Board || man.Arch != m.Platform.Arch {
-		return fmt.Errorf("the update is for board %s (%s), and this is %s (%s)", man.Board, man.Arch, m.Platform.Board, m.Platform.Arch)
+		return withHint("nothing was changed; take app-platform-"+m.Platform.Board+"-LABEL.update", "the update is for board %s (%s), and this is %s (%s)", man.Board, man.Arch, m.Platform.Board, m.Platform.Arch)
 	}
 	installed := m.installedLabel()
 	switch newer, err := isNewer(man.Label, installed); {
@@ -216,7 +216,7 @@ func (m Machine) accept(d disk, man bundle.Manifest, force bool) error {
 	}
 	rootfs, _ := d.table.Part(partitions.Rootfs)
 	if man.Rootfs.RawSize > int64(rootfs.Size) {
-		return fmt.Errorf("the system of the update has %v, and %s has %v", partitions.Size(man.Rootfs.RawSize), d.PartName(partitions.Rootfs), rootfs.Size)
+		return withHint("nothing was changed; install this image anew, which makes the partitions that it needs", "the system of the update has %v, and %s has %v", partitions.Size(man.Rootfs.RawSize), d.PartName(partitions.Rootfs), rootfs.Size)
 	}
 	set, err := m.runningSet()
 	if err != nil {
@@ -228,7 +228,7 @@ func (m Machine) accept(d disk, man bundle.Manifest, force bool) error {
 	}
 	free := space.Free + folderSize(m.path(filepath.Join(bootDir, otherSet(set))))
 	if need := partitions.Size(man.Size()) + partitions.MiB; free < need {
-		return fmt.Errorf("the update needs %s on the boot partition, and there are %s", need.Short(), free.Short())
+		return withHint("nothing was changed; remove from /"+bootDir+" what does not belong to the image", "the update needs %s on the boot partition, and there are %s", need.Short(), free.Short())
 	}
 	return nil
 }
@@ -246,7 +246,7 @@ func (m Machine) installedLabel() string {
 func isNewer(label, than string) (bool, error) {
 	a, err := strconv.ParseUint(label, 10, 32)
 	if err != nil {
-		return false, fmt.Errorf("the image number of the update, %q, is not a number", label)
+		return false, withHint("nothing was changed; build the image with a number", "the image number of the update, %q, is not a number", label)
 	}
 	b, err := strconv.ParseUint(than, 10, 32)
 	return err != nil || a > b, nil // What people write there is no reason to stay behind.
