@@ -21,6 +21,9 @@ import (
 // not everything works, the reason may be that sda3 was altered. Then the
 // ramdisk writes it again.
 func (m Machine) lookAfter(ctx context.Context) error {
+	if err := m.remember(); err != nil {
+		m.Log.Printf("%v", err)
+	}
 	problem := m.everythingRuns(ctx)
 	if problem == nil || ctx.Err() != nil {
 		return nil
@@ -86,12 +89,36 @@ func (m Machine) checkSystem(ctx context.Context, d disk, written string) error 
 
 // setOf is the image on sda1 with a root file system.
 func (m Machine) setOf(rootfs string) (set bundle.Set, found bool) {
+	name, found := m.setNamed(rootfs)
+	if found {
+		set, _ = m.openSet(name) // It could a moment ago.
+	}
+	return set, found
+}
+
+// setNamed is the folder of that image.
+func (m Machine) setNamed(rootfs string) (name string, found bool) {
 	for _, name := range []string{"a", "b"} {
 		if set, err := m.openSet(name); err == nil && set.Rootfs.RawSHA256 == rootfs {
-			return set, true
+			return name, true
 		}
 	}
-	return bundle.Set{}, false
+	return "", false
+}
+
+// remember makes the image that is installed the current one when the boot loader
+// has forgotten which it is.
+func (m Machine) remember() error {
+	set, found := m.setNamed(m.installedRootfs())
+	if !found || !m.loader().Forgotten() {
+		return nil
+	}
+	e, err := m.loader().Default()
+	if err != nil {
+		e = boot.Rescue // What GRUB starts then.
+	}
+	m.repaired("the boot loader had forgotten which image is the current one: it is %s", set)
+	return m.setBoot(e, set)
 }
 
 // chooseWhole makes the other image on sda1 the current one if the current one

@@ -195,3 +195,20 @@ func TestUntrustedCertificateIsRefused(t *testing.T) {
 		t.Errorf("ask() = %v and says %q; want it refused for its authority", err, said.String())
 	}
 }
+
+// With both of GRUB's files damaged, the image that is installed stays.
+func TestBootLoaderForgets(t *testing.T) {
+	u := updated(t, false)
+	for _, name := range []string{"grub.cfg", "grubenv"} {
+		file := u.path("content/mnt/sda1/boot/grub/" + name)
+		must(t, os.WriteFile(file, make([]byte, 1024), 0o644))
+	}
+	u.started = nil
+	u.firmware()
+	u.run(t.Context())
+	u.firmware()
+	u.up()
+	u.checkSettled("after GRUB's files were damaged", "160002")
+	u.wantRepair("the boot loader had forgotten which image is the current one: it is b")
+	u.wantRepair("grub.cfg: no line")
+}

@@ -146,6 +146,9 @@ func (m Machine) findWork(ctx context.Context, d disk) (w work, err error) {
 		}
 		have := m.installedRootfs()
 		w.written = have
+		if err := m.remember(); err != nil {
+			return err
+		}
 		set, err := m.openSet("")
 		if err != nil && have != "" {
 			// The installed system does not need the set to run.

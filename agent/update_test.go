@@ -78,6 +78,9 @@ func (u *updatable) firmware() {
 	u.starts++
 	loader := boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"))
 	entry, err := loader.Default()
+	if err != nil && u.Platform.Boot == "grub" {
+		entry, err = boot.Rescue, nil
+	}
 	must(u.t, err)
 	set, err := loader.CurrentSet()
 	must(u.t, err)

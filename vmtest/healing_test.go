@@ -47,6 +47,8 @@ func TestHealing(t *testing.T) {
 		heal func(t *testing.T)
 	}{
 		{"rescue default", healRescueDefault},
+		{"boot loader", healBootLoader},
+		{"kernel and ramdisk", healKernel},
 		{"journal", healJournal},
 		{"superblock", healSuperblock},
 		{"sda3 zeroed", healZeroedSystem},
@@ -218,6 +220,43 @@ func healRescueDefault(t *testing.T) {
 	powerOff(t, m)
 }
 
+// Both files that GRUB reads are damaged: which image, and what of it.
+func healBootLoader(t *testing.T) {
+	disk := updatedDisk(t)
+	for _, file := range []string{"grub.cfg", "grubenv"} {
+		zap(t, disk, partitions.Boot, "/boot/grub/"+file, "0")
+	}
+	m, r := comesUp(t, on1(disk), saysRescue, saysSystem)
+	wantHealed(r, "the boot loader had forgotten which image is the current one: it is b")
+	wantHealed(r, "grub.cfg: no line")
+	r.want("apagent status", "image         "+nextLabel)
+	powerOff(t, m)
+	comesUp(t, on1(disk), saysSystem)
+}
+
+// The kernel of the image that runs is damaged, then its ramdisk as well: the
+// other image's take their place, until an update brings whole ones.
+func healKernel(t *testing.T) {
+	disk := updatedDisk(t)
+	zap(t, disk, partitions.Boot, "/b/kernel", "100")
+	m, r := comesUp(t, on1(disk), `The image in /b cannot start\.`, saysSystem)
+	r.want("apagent status", "problem: the firmware has started image a, because image b on the boot partition is damaged")
+	r.want("apagent status", "image         "+nextLabel)
+	powerOff(t, m)
+	zap(t, disk, partitions.Boot, "/b/ramdisk.ext2.xz", "100")
+	patchBoot(t, disk, "\nset default=1\n", "\nset default=0\n")
+	m, r = comesUp(t, on1(disk), `The image in /b cannot start\.`, saysRescue, saysSystem)
+	r.want("apagent status", "image         "+nextLabel)
+	update(t, m, "--force")
+	r = again(t, m)
+	wantSynced(r)
+	if out := r.run("apagent status --verify"); strings.Contains(out, "problem: ") {
+		r.Errorf("after an update, apagent status --verify prints\n%s", out)
+	}
+	powerOff(t, m)
+	comesUp(t, on1(disk), saysSystem)
+}
+
 // OS-F2.
 func healJournal(t *testing.T) {
 	disk := keptDisk(t)
@@ -246,13 +285,12 @@ func healSuperblock(t *testing.T) {
 	checkInstalled(t, disk)
 }
 
-// The rescue system does not lead to a system that is not there.
+// GRUB does not start a system that is not there.
 func healZeroedSystem(t *testing.T) {
 	disk := keptDisk(t)
 	rootfs, _ := readTable(t, disk).Part(partitions.Rootfs)
 	overwrite(t, disk, partitions.Rootfs, rootfs.Size)
-	patchBoot(t, disk, "\nset default=1\n", "\nset default=0\n")
-	m, r := comesUp(t, on1(disk), saysRescue, `sda3 was altered and is written again`, saysSystem)
+	m, r := comesUp(t, on1(disk), "The system cannot be read", saysRescue, `sda3 was altered and is written again`, saysSystem)
 	wantHealed(r, "sda3 was altered and is written again")
 	powerOff(t, m)
 	checkInstalled(t, disk)

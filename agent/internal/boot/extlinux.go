@@ -35,6 +35,9 @@ func (x Extlinux) CurrentSet() (string, error) {
 	return l.set, nil
 }
 
+// Forgotten is false: what CurrentSet cannot read is its error.
+func (x Extlinux) Forgotten() bool { return false }
+
 // ByHand tells people how to make the installed system the default.
 func (x Extlinux) ByHand() string {
 	return "clear Initrd file and Ramdisk size on the gateway's page General and set Kernel command line to root= with sda3's device there, " +

@@ -72,7 +72,7 @@ func checkLoader(t *testing.T, l Loader, config string, most int) {
 var grubDefault = regexp.MustCompile(`(?m)^[ \t]*set default=["']*([01])(?:["';\s]|$)`)
 
 // Whatever is in grub.cfg and grubenv, what was set is what is read, and a file
-// that cannot be understood stays as it is.
+// that cannot be understood is kept beside a new one.
 func FuzzGRUB(f *testing.F) {
 	g := GRUB{f.TempDir()}
 	if err := os.MkdirAll(filepath.Dir(g.config()), 0o755); err != nil {
@@ -96,6 +96,11 @@ func FuzzGRUB(f *testing.F) {
 		}
 		if m := grubDefault.FindStringSubmatch(config); err == nil && (m == nil || m[1] != strconv.Itoa(int(e))) {
 			t.Fatalf("Default() = %v of %q", e, config)
+		}
+		if err != nil {
+			if err := g.SetBoot(System, set); err != nil || get(t, g.config()+".damaged") != config {
+				t.Fatalf("SetBoot() = %v of the damaged %q", err, config)
+			}
 		}
 		checkLoader(t, g, g.config(), 1)
 		if n, last := differing(env, get(t, g.environment())); err == nil && n > 1 && len(get(t, g.environment())) < environmentSize {

@@ -37,6 +37,9 @@ type Loader interface {
 	Default() (Entry, error)
 	// CurrentSet is the folder of sda1 whose image is booted: a or b.
 	CurrentSet() (string, error)
+	// Forgotten reports whether CurrentSet is not what was set last: that is
+	// damaged, and the loader takes a.
+	Forgotten() bool
 	// SetBoot makes an entry of the image in a or b boot, and returns when that
 	// is on the disk. At every moment in between, either the old choice or the
 	// rescue system of one of the two images boots.
@@ -209,6 +212,15 @@ func setLetter(head []byte) (int, error) {
 }
 
 func (g GRUB) environment() string { return filepath.Join(g.Dir, "boot/grub/grubenv") }
+
+// Forgotten reports whether the environment block is damaged or gone.
+func (g GRUB) Forgotten() bool {
+	b, err := os.ReadFile(g.environment())
+	if err == nil {
+		_, err = setLetter(b[:min(len(b), sector)])
+	}
+	return damaged(err)
+}
 
 // CurrentSet is the folder of sda1 whose image is booted: a or b.
 func (g GRUB) CurrentSet() (string, error) {

@@ -108,8 +108,12 @@ func TestCurrentSet(t *testing.T) {
 		"# GRUB Environment Block\n####":        "a",
 		"set=../x\n":                            "a",
 	} {
-		if got, err := grubWith(t, "", env).CurrentSet(); err != nil || got != want {
+		g := grubWith(t, "", env)
+		if got, err := g.CurrentSet(); err != nil || got != want {
 			t.Errorf("CurrentSet() with %q = %q, %v; want %q", env, got, err, want)
+		}
+		if got, want := g.Forgotten(), !strings.Contains(env, "set="+want+"\n"); got != want {
+			t.Errorf("Forgotten() with %q = %v; want %v", env, got, want)
 		}
 	}
 }
