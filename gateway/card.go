@@ -206,7 +206,7 @@ func parseBootConfig(text string) (bootConfig, error) {
 		}
 		start += len(line)
 	}
-	if _, ok := c.entry(c.def); !ok {
+	if _, ok := c.entry(c.def); !ok || c.def == "" {
 		return c, fmt.Errorf("no entry of the name %q", c.def)
 	}
 	return c, nil
