@@ -153,6 +153,9 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	if have > 0 {
 		m.Log.Printf("going on with a download of which %v are here", partitions.Size(have))
 	}
+	if err := m.makeRoom(max(0, headSize-have)); err != nil {
+		return err
+	}
 	if err := m.writeState(incomingInfo, incoming{o.Source, from.Version()}); err != nil {
 		return err
 	}
@@ -164,9 +167,6 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	}
 	in := &limited{Reader: from, perSecond: o.Limit, began: time.Now()}
 	if have < headSize {
-		if err := m.makeRoom(headSize); err != nil {
-			return err
-		}
 		if _, err := io.CopyN(f, in, headSize-have); err != nil && err != io.EOF {
 			return err
 		}
