@@ -40,8 +40,21 @@ type contents struct {
 
 func (c *Checker) newContents(number int) *contents {
 	p, _ := c.layout.Part(number)
-	s := span{int64(p.Start), int64(p.End())}
-	return &contents{part: p, group: c.memo.group("partition", []span{s}, c.plan.Log), states: map[digest]State{}}
+	spans := []span{{int64(p.Start), int64(p.End())}}
+	if number == partitions.Data { // The table says where it ends.
+		spans = append([]span{{0, int64(partitions.HeadSize)}}, spans...)
+	}
+	return &contents{part: p, group: c.memo.group("partition", spans, c.plan.Log), states: map[digest]State{}}
+}
+
+// partition is one as the table of a state has it, if it does.
+func (c *Checker) partition(s volumeState) partitions.Partition {
+	if table, err := c.table(c.view(s.state)); err == nil {
+		if p, ok := table.Part(s.part.Number); ok {
+			return p
+		}
+	}
+	return s.part
 }
 
 // add notes a state. Of those with the same content the latest is the
@@ -133,8 +146,9 @@ func (c *Checker) repairIn(ctx context.Context, tools *tooltree.Tree, dir string
 			kind = "fat"
 		}
 		paths[i] = filepath.Join(dir, fmt.Sprintf("%d.%s", i, kind))
+		part := c.partition(s)
 		// No repair looks at what the files of an image set hold.
-		if err := c.copyTo(paths[i], s.state, span{int64(s.part.Start), int64(s.part.End())}, c.metadata); err != nil {
+		if err := c.copyTo(paths[i], s.state, span{int64(part.Start), int64(part.End())}, c.metadata); err != nil {
 			return err
 		}
 		var orders strings.Builder
@@ -163,7 +177,7 @@ func (c *Checker) repairIn(ctx context.Context, tools *tooltree.Tree, dir string
 func (c *Checker) promised(s volumeState) []Promise {
 	var held []Promise
 	for _, p := range c.plan.Promises {
-		if s.part.Number == partitions.Data && p.holdsAt(s.state) {
+		if s.part.Number == partitions.Data && p.HoldsAt(s.state) {
 			held = append(held, p)
 		}
 	}

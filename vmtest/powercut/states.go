@@ -154,21 +154,24 @@ func (g generator) choose(w window, has func(int) bool, torn bool) State {
 	return s
 }
 
-// Sample is so many of the states, spread over the moments of the plan: most
+// Sample is so many of the states of a phase, spread over its moments: most
 // states are torn writes of the few largest entries.
-func Sample(l *Log, limits Limits, n int, seed uint64) []State {
+func (p Plan) Sample(phase int, limits Limits, n int, seed uint64) []State {
 	byCut := map[int][]State{}
 	var cuts []int
 	if n == 0 {
 		return nil
 	}
-	for s := range States(l, limits, seed) {
+	for s := range States(p.Log, limits, seed) {
+		if p.phase(s) != phase {
+			continue
+		}
 		if byCut[s.Cut] == nil {
 			cuts = append(cuts, s.Cut)
 		}
 		byCut[s.Cut] = append(byCut[s.Cut], s)
 	}
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := rand.New(rand.NewPCG(seed, uint64(phase)))
 	random.Shuffle(len(cuts), func(i, j int) { cuts[i], cuts[j] = cuts[j], cuts[i] })
 	var sample []State
 	for i := range n {

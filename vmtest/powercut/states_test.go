@@ -72,8 +72,14 @@ func TestStatesSampled(t *testing.T) {
 			t.Errorf("2000 samples have no state %s", want)
 		}
 	}
-	if n := len(Sample(l, limits, 5, 7)); n != 5 {
+	plan := Plan{Log: l, Phases: []Phase{{Name: "first"}, {Name: "second", From: 4}}}
+	if n := len(plan.Sample(0, limits, 5, 7)); n != 5 {
 		t.Errorf("Sample(5) has %d states", n)
+	}
+	for _, s := range plan.Sample(1, limits, 20, 7) {
+		if s.Cut <= 4 {
+			t.Errorf("the second phase has the state %v", s)
+		}
 	}
 }
 
