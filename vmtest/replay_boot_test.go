@@ -16,11 +16,11 @@ import (
 	"appplatform/vmtest/powercut"
 )
 
-// bootSample starts states, two of three with one or two more cuts.
-func bootSample(t *testing.T, b replayBoard, plan replayPlan, checker *powercut.Checker, rec powercut.Plan, states []powercut.State, seed uint64) (again, failed int) {
+// bootSample starts states of a phase, two of three with one or two more cuts.
+func bootSample(t *testing.T, r replayed, phase string, states []powercut.State, seed uint64) (again, failed int) {
 	t.Helper()
-	random := rand.New(rand.NewPCG(seed, 1))
 	for i, s := range states {
+		random := rand.New(rand.NewPCG(seed, uint64(s.Cut)))
 		cuts := make([]time.Duration, i%3)
 		for j := range cuts {
 			cuts[j] = time.Duration(random.Int64N(int64(typicalInstall)))
@@ -28,7 +28,7 @@ func bootSample(t *testing.T, b replayBoard, plan replayPlan, checker *powercut.
 		if len(cuts) > 0 {
 			again++
 		}
-		if !t.Run(fmt.Sprintf("boot %d", i), func(t *testing.T) { bootState(t, b, plan, checker, rec, s, cuts) }) {
+		if !t.Run(fmt.Sprintf("%s, boot %d", phase, i), func(t *testing.T) { bootState(t, r, s, cuts) }) {
 			failed++
 		}
 	}
@@ -38,41 +38,41 @@ func bootSample(t *testing.T, b replayBoard, plan replayPlan, checker *powercut.
 // bootState starts a state, with more power cuts before it gets to its end, and
 // wants what the checker says to start, and in the end a system that runs and
 // that the firmware starts again.
-func bootState(t *testing.T, b replayBoard, plan replayPlan, checker *powercut.Checker, rec powercut.Plan, s powercut.State, cuts []time.Duration) {
+func bootState(t *testing.T, r replayed, s powercut.State, cuts []time.Duration) {
 	t.Helper()
 	t.Logf("state %v, then cuts after %v", s, cuts)
-	choice, err := checker.Check(s)
+	choice, err := r.checker.Check(s)
 	if err != nil {
 		t.Error(err)
 	}
 	disk := filepath.Join(t.TempDir(), "disk.img")
-	if err := checker.WriteTo(disk, s); err != nil {
+	if err := r.checker.WriteTo(disk, s); err != nil {
 		t.Fatal(err)
 	}
-	o := b.on(vmtest.Disk{Path: disk})
+	o := r.board.on(vmtest.Disk{Path: disk})
 	o.Dir = logDir(t) // one log for all starts
 	m := start(t, o)
-	wantChoice(t, b, m, choice)
+	wantChoice(t, r.board, m, choice)
 	for _, after := range cuts {
 		time.Sleep(after)
 		m.Kill()
 		m = start(t, o)
 	}
 
-	r := settled(t, m)
-	r.want(asPostgres+"psql -At -c 'select 6*7'; cd", "42")
-	for _, p := range rec.Promises {
+	shell := settled(t, m)
+	shell.want(asPostgres+"psql -At -c 'select 6*7'; cd", "42")
+	for _, p := range r.rec.Promises {
 		if p.HoldsAt(s) && strings.HasPrefix(p.Path, "/home/") {
-			r.want("cat /mnt/sda2"+p.Path, p.Text)
+			shell.want("cat /mnt/sda2"+p.Path, p.Text)
 		}
 	}
-	if plan.again != "" {
-		r.run(plan.again)
+	if r.plan.again != "" {
+		shell.run(r.plan.again)
 	}
-	label := strings.TrimSpace(r.run("cat /mnt/sda1/label"))
-	r.want("apagent status", "image         "+label)
+	label := strings.TrimSpace(shell.run("cat /mnt/sda1/label"))
+	shell.want("apagent status", "image         "+label)
 	powerOff(t, m)
-	checkSettled(t, plan, rec, disk, label)
+	checkSettled(t, r, disk, label)
 }
 
 // wantChoice compares what the firmware starts with what the checker says.
@@ -113,15 +113,15 @@ func settled(t *testing.T, m *vmtest.Machine) root {
 
 // checkSettled judges a disk that was switched off: what the firmware starts is
 // the system whose label it shows, complete by hash.
-func checkSettled(t *testing.T, plan replayPlan, rec powercut.Plan, disk, label string) {
+func checkSettled(t *testing.T, r replayed, disk, label string) {
 	t.Helper()
-	table := checkParts(t, disk, rec.Platform.Scheme)
+	table := checkParts(t, disk, r.rec.Platform.Scheme)
 	f, err := os.Open(disk)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	checker, err := powercut.NewChecker(powercut.Plan{Size: rec.Size, Platform: rec.Platform, Base: f, Log: &powercut.Log{}})
+	checker, err := powercut.NewChecker(powercut.Plan{Size: r.rec.Size, Platform: r.rec.Platform, Base: f, Log: &powercut.Log{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func checkSettled(t *testing.T, plan replayPlan, rec powercut.Plan, disk, label 
 	if manifest.Label != label {
 		t.Errorf("sda1 says that image %s is installed; %v starts, which is %s", label, choice, manifest.Label)
 	}
-	if plan.boots && label == rec.Platform.Label { // It was carried out.
+	if r.plan.boots && label == r.rec.Platform.Label { // It was carried out.
 		data, _ := table.Part(partitions.Data)
 		checkLog(t, disk, data)
 	}

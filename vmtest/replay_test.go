@@ -74,6 +74,14 @@ func newReplayBoard(t *testing.T, name string) replayBoard {
 	return replayBoard{}
 }
 
+// A replayed is a plan that was recorded.
+type replayed struct {
+	board   replayBoard
+	plan    replayPlan
+	rec     powercut.Plan
+	checker *powercut.Checker
+}
+
 // on is the machine with a disk.
 func (b replayBoard) on(d vmtest.Disk) vmtest.Options {
 	o := b.options
@@ -149,8 +157,9 @@ func replay(t *testing.T, board, name string, seed uint64, lines *string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	done := replayed{b, plan, rec.Plan, checker}
 	if *replayState != "" {
-		replayOne(t, b, plan, checker, rec.Plan)
+		replayOne(t, done)
 		return
 	}
 	limits := powercut.Limits{Prefixes: *replayTorn, Torn: *replayTorn / 2, Exhaustive: 6, Samples: *replaySamples}
@@ -167,7 +176,7 @@ func replay(t *testing.T, board, name string, seed uint64, lines *string) {
 			t.Errorf("%s: %d of %d states start the installed system; want some and not all: %v", r.Name, r.Systems, r.States, plan.boots)
 		}
 		began := time.Now()
-		again, failed := bootSample(t, b, plan, checker, rec.Plan, rec.Sample(i, limits, *replayBoots, seed), seed+uint64(i))
+		again, failed := bootSample(t, done, r.Name, rec.Sample(i, limits, *replayBoots, seed), seed)
 		*lines += fmt.Sprintf("%-20s %7d %7d %13d %10d %5d of %-5d %6d %8.0f %7d %9d %8.0f %9d\n", r.Name, r.Writes, r.States, r.Systems, r.Looks,
 			r.Repaired, r.Contents, r.Forced, r.Took.Seconds(), *replayBoots, again, time.Since(began).Minutes(), len(r.Failures)+failed)
 	}
@@ -179,16 +188,16 @@ func replay(t *testing.T, board, name string, seed uint64, lines *string) {
 }
 
 // replayOne judges and starts the state of the flag.
-func replayOne(t *testing.T, b replayBoard, plan replayPlan, checker *powercut.Checker, rec powercut.Plan) {
+func replayOne(t *testing.T, r replayed) {
 	t.Helper()
-	s, err := powercut.ParseState(*replayState, rec.Log)
+	s, err := powercut.ParseState(*replayState, r.rec.Log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	choice, err := checker.Judge(t.Context(), testtools.Open(t, tooltree.Image), s)
+	choice, err := r.checker.Judge(t.Context(), testtools.Open(t, tooltree.Image), s)
 	if err != nil {
 		t.Errorf("state %v: %v", s, err)
 	}
 	t.Logf("state %v starts %v", s, choice)
-	bootState(t, b, plan, checker, rec, s, nil)
+	bootState(t, r, s, nil)
 }
