@@ -307,6 +307,44 @@ func TestPromises(t *testing.T) {
 	}
 }
 
+// A repair that takes away what boots is found: e2fsck does so with a file that
+// says it is deleted, which a boot loader does not look at.
+func TestMendingKeepsWhatBoots(t *testing.T) {
+	d := newTestDisk(t)
+	part, _ := testTable(t).Part(partitions.Boot)
+	before, sda1 := make([]byte, part.Size), filepath.Join(t.TempDir(), "sda1")
+	if _, err := d.Base.ReadAt(before, int64(part.Start)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, sda1, string(before))
+	for _, order := range []string{"set_inode_field /a/kernel links_count 0", "set_super_value state 0"} {
+		tool(t, []string{filepath.Dir(sda1)}, "debugfs", "-w", "-R", order, sda1)
+	}
+	after, err := os.ReadFile(sda1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w logWriter
+	for at := int64(0); at < int64(len(after)); at += sector {
+		if b := after[at : at+sector]; !bytes.Equal(b, before[at:at+sector]) {
+			w.add(0, (int64(part.Start)+at)/sector, 1, b)
+		}
+	}
+	if d.Log, err = ReadLog(bytes.NewReader(w.finish())); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewChecker(d.Plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]string{0: "", len(d.Log.Entries): "after sda1 was mended"} {
+		_, err := c.Judge(t.Context(), testtools.Open(t, tooltree.Image), State{Full: n, Cut: n})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("Judge() with %d entries = %v; want %q", n, err, want)
+		}
+	}
+}
+
 // mountedData logs a file system on sda2 with a file, a flush, and the sector of
 // its superblock that says that it was mounted. A checksum, if the file system
 // has one, is in the next sector, and wrong then. With a size for sda2, five

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -195,6 +196,9 @@ func (c *Checker) judge(path string, s volumeState) error {
 		said, _ := os.ReadFile(path + ".said")
 		return fmt.Errorf("sda%d cannot be repaired, exit status %s: %s", s.part.Number, code, bytes.TrimSpace(said))
 	}
+	if s.part.Number == partitions.Boot {
+		return c.stillBoots(path, s)
+	}
 	for i, p := range c.promised(s) {
 		text, err := os.ReadFile(fmt.Sprintf("%s.file%d", path, i))
 		if err != nil {
@@ -205,6 +209,58 @@ func (c *Checker) judge(path string, s volumeState) error {
 		}
 	}
 	return nil
+}
+
+// stillBoots wants a mended sda1 to start the same as before, from files that lie
+// where they did. (What they hold is not in the copy.)
+func (c *Checker) stillBoots(path string, s volumeState) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	choice, before, err := c.bootFiles(c.view(s.state), s.part)
+	if err != nil {
+		return err
+	}
+	mended := &view{disk: &Disk{base: moved{f, int64(s.part.Start)}, size: int64(s.part.End()), log: &Log{}}}
+	now, after, err := c.bootFiles(mended, s.part)
+	if err != nil {
+		return fmt.Errorf("after sda1 was mended: %w", err)
+	}
+	if now != choice || !reflect.DeepEqual(before, after) {
+		return fmt.Errorf("after sda1 was mended %v starts, and %v before, or its files are others", now, choice)
+	}
+	return nil
+}
+
+// moved is a file that begins at another place.
+type moved struct {
+	f     *os.File
+	start int64
+}
+
+func (m moved) ReadAt(b []byte, at int64) (int, error) { return m.f.ReadAt(b, at-m.start) }
+
+// bootFiles are what sda1 starts, and where the files of its set are.
+func (c *Checker) bootFiles(v *view, boot partitions.Partition) (Choice, []file, error) {
+	choice, err := c.chooses(v, boot)
+	if err != nil {
+		return choice, nil, err
+	}
+	vol, err := c.volume(v, boot)
+	if err != nil {
+		return choice, nil, err
+	}
+	var files []file
+	for _, name := range []string{bundle.ManifestName, bundle.SignatureName, bundle.KernelName, bundle.RamdiskName, bundle.RootfsName} {
+		f, err := find(v, vol, choice.Set+"/"+name)
+		if err != nil {
+			return choice, nil, err
+		}
+		files = append(files, f)
+	}
+	return choice, files, nil
 }
 
 // copyTo makes a file of a part of a state, with holes where it is empty. Of the
