@@ -28,7 +28,7 @@ func bootSample(t *testing.T, r replayed, phase string, states []powercut.State,
 		if len(cuts) > 0 {
 			again++
 		}
-		if !t.Run(fmt.Sprintf("%s, boot %d", phase, i), func(t *testing.T) { bootState(t, r, s, cuts) }) {
+		if !t.Run(fmt.Sprintf("%s boot %d", phase, i), func(t *testing.T) { bootState(t, r, s, cuts) }) {
 			failed++
 		}
 	}
