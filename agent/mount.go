@@ -245,10 +245,15 @@ func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) er
 		return nil
 	}
 	m.Log.Printf("cannot repair %s carefully, now with every repair allowed: %v", filepath.Base(dev), err)
-	err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
-	if _, ok := e2fsckDone(err); ok {
-		m.Log.Printf("repaired %s", filepath.Base(dev))
-		return nil
+	// Twice: a copy of the superblock that the kernel wrote while it enlarged the
+	// file system says that the journal is to be replayed. With a torn superblock
+	// e2fsck takes the copy, replays the journal, and gives up because it still says so.
+	for range 2 {
+		err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
+		if _, ok := e2fsckDone(err); ok {
+			m.Log.Printf("repaired %s", filepath.Base(dev))
+			return nil
+		}
 	}
 	return fmt.Errorf("cannot repair %s: %w", filepath.Base(dev), err)
 }

@@ -123,8 +123,11 @@ for part in *.ext; do
 	status=$?
 	if [ $status -ge 4 ]; then
 		touch "$part.forced"
-		e2fsck -f -y "$part" > "$part.said" 2>&1
-		status=$?
+		for again in 1 2; do
+			e2fsck -f -y "$part" > "$part.said" 2>&1
+			status=$?
+			[ $status -ge 4 ] || break
+		done
 	fi
 	echo $status > "$part.status"
 	debugfs -f "$part.orders" "$part" > /dev/null 2>&1
