@@ -73,11 +73,13 @@ func (c *contents) add(l *Log, s State) {
 
 // sample are so many of the contents, or all of them.
 func (c *contents) sample(most int, random *rand.Rand) []volumeState {
-	chosen := slices.Clone(c.order)
-	random.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
+	all := make([]State, len(c.order))
+	for i, d := range c.order {
+		all[i] = c.states[d]
+	}
 	var states []volumeState
-	for _, d := range chosen[:min(most, len(chosen))] {
-		states = append(states, volumeState{c.part, c.states[d]})
+	for _, s := range spread(all, most, random) {
+		states = append(states, volumeState{c.part, s})
 	}
 	return states
 }
