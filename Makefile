@@ -50,13 +50,14 @@ check: lint ## the fast part: format, vet, staticcheck, layers, unit tests, shel
 # Everything but the tests that install whole machines.
 FAST = $$(go list ./... | grep -v -e '/vmtest$$' -e '/gateway$$')
 
-# How many states of each board `make powercut` starts, and the seed of all that
-# is random (0: the time).
-BOOTS ?= 12
+# How many states of each line of its table `make powercut` starts, and the seed of
+# all that is random (0: the time).
+BOOTS ?= 14
 SEED ?= 0
-powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what an installation and an update write, cut at every moment, on each board (hours, for the machines that it starts)
+POWERCUT_PLANS ?= install update rollback resize
+powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what installations, updates, rollbacks and resizes write, cut at every moment, on each board (hours, for the machines that it starts)
 	@mkdir -p out/powercut && rm -f out/powercut/table
-	go test -timeout 8h -parallel 1 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' \
+	go test -timeout 24h -parallel 1 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' -plans '$(POWERCUT_PLANS)' \
 		-samples 300 -torn 64 -repairs 2000 -boots $(BOOTS) -seed $(SEED); \
 		status=$$?; cat out/powercut/table; exit $$status
 

@@ -267,12 +267,15 @@ func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) (r
 		return false, ctx.Err()
 	}
 	m.Log.Printf("cannot repair %s carefully, now with every repair allowed: %v", filepath.Base(dev), err)
-	err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
-	if repaired, ok := e2fsckDone(err); ok {
-		if repaired {
-			m.repaired("repaired %s, with every repair allowed:\n%v", filepath.Base(dev), err)
+	// Twice: a copy of the superblock that the kernel wrote while it enlarged the
+	// file system says that the journal is to be replayed. With a torn superblock
+	// e2fsck takes the copy, replays the journal, and gives up because it still says so.
+	for range 2 {
+		err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
+		if _, ok := e2fsckDone(err); ok {
+			m.repaired("repaired %s, with every repair allowed", filepath.Base(dev))
+			return true, nil
 		}
-		return repaired, nil
 	}
 	return false, cannotRepair(ctx, dev, err)
 }

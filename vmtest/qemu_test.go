@@ -243,6 +243,31 @@ func checkTable(t *testing.T, disk string, scheme partitions.Scheme) partitions.
 	return got
 }
 
+// checkParts judges the table of a disk, sda1 and sda2 with other people's tools.
+func checkParts(t *testing.T, disk string, scheme partitions.Scheme) partitions.Table {
+	t.Helper()
+	got := checkTable(t, disk, scheme)
+	boot, _ := got.Part(partitions.Boot)
+	data, _ := got.Part(partitions.Data)
+	judge(t, disk, "e2fsck", "-f", "-n", on(disk, data))
+	if scheme == partitions.GPT {
+		if out := judge(t, disk, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") {
+			t.Errorf("sgdisk says\n%s", out)
+		}
+		judge(t, disk, "e2fsck", "-f", "-n", on(disk, boot))
+		return got
+	}
+	if out := judge(t, disk, "sfdisk", "--verify", disk); !strings.Contains(out, "No errors detected") {
+		t.Errorf("sfdisk says\n%s", out)
+	}
+	sda1 := filepath.Join(t.TempDir(), "sda1")
+	if err := copyPart(sda1, disk, boot); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, sda1, "fsck.fat", "-n", sda1)
+	return got
+}
+
 // checkInstalled judges a disk that was switched off after an installation.
 func checkInstalled(t *testing.T, disk string) {
 	t.Helper()
@@ -253,17 +278,12 @@ func checkInstalled(t *testing.T, disk string) {
 // OS-B3, OS-C2, OS-C4, OS-D2, OS-E2.
 func checkDisk(t *testing.T, disk string) partitions.Table {
 	t.Helper()
-	got := checkTable(t, disk, partitions.GPT)
-	if out := judge(t, disk, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") {
-		t.Errorf("sgdisk says\n%s", out)
-	}
+	got := checkParts(t, disk, partitions.GPT)
 	boot, _ := got.Part(partitions.Boot)
 	data, _ := got.Part(partitions.Data)
 	if boot.UUID == partitions.FactoryBootUUID {
 		t.Error("sda1 still has the UUID of every image")
 	}
-	judge(t, disk, "e2fsck", "-f", "-n", on(disk, boot))
-	judge(t, disk, "e2fsck", "-f", "-n", on(disk, data))
 	if label := readBoot(t, disk, boot, "/label"); !isLabel(label) {
 		t.Errorf("/label of sda1 is %q; want six digits", label)
 	}

@@ -18,6 +18,7 @@ type Checker struct {
 	memo   *memo
 
 	// Of the disk before the plan:
+	before   partitions.Table
 	config   []byte   // grub.cfg or extlinux.conf, saying rescue and set a
 	loader   []string // hashes of GRUB's places outside of file systems
 	baseData []span   // what is not empty
@@ -40,6 +41,9 @@ func (c *Checker) prepare() (err error) {
 	}
 	boot, _ := c.layout.Part(partitions.Boot)
 	v := c.view(State{})
+	if c.before, err = c.table(v); err != nil {
+		return err
+	}
 	if c.loader, err = c.loaderHashes(v); err != nil {
 		return err
 	}
@@ -83,7 +87,7 @@ func (c *Checker) Check(s State) (Choice, error) {
 
 // promisesHold tells whether there is anything to keep on sda2.
 func (c *Checker) promisesHold(s State) bool {
-	return slices.ContainsFunc(c.plan.Promises, func(p Promise) bool { return p.holdsAt(s) })
+	return slices.ContainsFunc(c.plan.Promises, func(p Promise) bool { return p.HoldsAt(s) })
 }
 
 // boots is what starts, if that is complete.
@@ -167,10 +171,13 @@ func (c *Checker) table(v *view) (partitions.Table, error) {
 	return table, nil
 }
 
-// installed tells whether the table is that of an installed disk.
+// installed tells whether the table is that of an installed disk. A partition
+// has the size that it gets from the plan, or has had before.
 func (c *Checker) installed(t partitions.Table) bool {
 	for _, want := range c.layout.Parts {
-		if p, ok := t.Part(want.Number); !ok || p.Start != want.Start || p.Size > want.Size {
+		p, ok := t.Part(want.Number)
+		old, _ := c.before.Part(want.Number)
+		if !ok || p.Start != want.Start || p.Size != want.Size && p.Size != old.Size {
 			return false
 		}
 	}

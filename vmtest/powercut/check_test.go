@@ -103,12 +103,9 @@ func (d *testDisk) makeSet(t *testing.T, dir string) {
 	write(t, filepath.Join(dir, bundle.SignatureName), string(signature))
 }
 
-// install logs what an installation writes. The entries are: five writes of the
-// table with a flush behind each (0 to 9), the system in two writes (10, 11), a
-// flush, the boot default (13), a flush.
-func (d *testDisk) install(t *testing.T) *Log {
+// testTable is that of an installed disk.
+func testTable(t *testing.T) partitions.Table {
 	t.Helper()
-	var w logWriter
 	table, err := partitions.Layout(partitions.GPT, testSize)
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +114,16 @@ func (d *testDisk) install(t *testing.T) *Log {
 	for i := range table.Parts {
 		table.Parts[i].UUID = partitions.FactoryBootUUID
 	}
+	return table
+}
+
+// install logs what an installation writes. The entries are: five writes of the
+// table with a flush behind each (0 to 9), the system in two writes (10, 11), a
+// flush, the boot default (13), a flush.
+func (d *testDisk) install(t *testing.T) *Log {
+	t.Helper()
+	var w logWriter
+	table := testTable(t)
 	head := make([]byte, partitions.HeadSize)
 	if _, err := d.Base.ReadAt(head, 0); err != nil {
 		t.Fatal(err)
@@ -265,8 +272,9 @@ func TestCheckFindsDamage(t *testing.T) {
 // e2fsck and debugfs find there must be it.
 func TestPromises(t *testing.T) {
 	d := newTestDisk(t)
-	plain, torn := mountedData(t, "^metadata_csum"), mountedData(t, "metadata_csum")
-	now := State{Full: 3, Cut: 3}
+	plain, torn := mountedData(t, "^metadata_csum", 0), mountedData(t, "metadata_csum", 0)
+	large, small := mountedData(t, "metadata_csum", 20*partitions.MiB), mountedData(t, "metadata_csum", 12*partitions.MiB)
+	now, tabled := State{Full: 3, Cut: 3}, State{Full: 8, Cut: 8}
 	for _, test := range []struct {
 		name    string
 		log     *Log
@@ -280,6 +288,8 @@ func TestPromises(t *testing.T) {
 		{"not given any more", plain, now, Promise{Until: 3, Path: "/gone"}, ""},
 		{"never mounted", plain, State{Full: 2, Cut: 3}, Promise{Path: "/log"}, "would format sda2"},
 		{"lost line", plain, now, Promise{Path: "/log", Text: "step 3\n"}, `has lost "step 3`},
+		{"fits", large, tabled, Promise{Path: "/log", Text: "step 2\n"}, ""},
+		{"larger than its partition", small, tabled, Promise{Path: "/log"}, "sda2 cannot be repaired"},
 		{"lost file", torn, now, Promise{Path: "/.installing"}, "has lost /.installing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -297,10 +307,49 @@ func TestPromises(t *testing.T) {
 	}
 }
 
+// A repair that takes away what boots is found: e2fsck does so with a file that
+// says it is deleted, which a boot loader does not look at.
+func TestMendingKeepsWhatBoots(t *testing.T) {
+	d := newTestDisk(t)
+	part, _ := testTable(t).Part(partitions.Boot)
+	before, sda1 := make([]byte, part.Size), filepath.Join(t.TempDir(), "sda1")
+	if _, err := d.Base.ReadAt(before, int64(part.Start)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, sda1, string(before))
+	for _, order := range []string{"set_inode_field /a/kernel links_count 0", "set_super_value state 0"} {
+		tool(t, []string{filepath.Dir(sda1)}, "debugfs", "-w", "-R", order, sda1)
+	}
+	after, err := os.ReadFile(sda1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w logWriter
+	for at := int64(0); at < int64(len(after)); at += sector {
+		if b := after[at : at+sector]; !bytes.Equal(b, before[at:at+sector]) {
+			w.add(0, (int64(part.Start)+at)/sector, 1, b)
+		}
+	}
+	if d.Log, err = ReadLog(bytes.NewReader(w.finish())); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewChecker(d.Plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]string{0: "", len(d.Log.Entries): "after sda1 was mended"} {
+		_, err := c.Judge(t.Context(), testtools.Open(t, tooltree.Image), State{Full: n, Cut: n})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("Judge() with %d entries = %v; want %q", n, err, want)
+		}
+	}
+}
+
 // mountedData logs a file system on sda2 with a file, a flush, and the sector of
 // its superblock that says that it was mounted. A checksum, if the file system
-// has one, is in the next sector, and wrong then.
-func mountedData(t *testing.T, feature string) *Log {
+// has one, is in the next sector, and wrong then. With a size for sda2, five
+// writes of a partition table follow.
+func mountedData(t *testing.T, feature string, size partitions.Size) *Log {
 	t.Helper()
 	data, sda2 := t.TempDir(), filepath.Join(t.TempDir(), "sda2")
 	write(t, filepath.Join(data, "log"), "step 1\nstep 2\n")
@@ -309,14 +358,24 @@ func mountedData(t *testing.T, feature string) *Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layout, _ := partitions.Layout(partitions.GPT, testSize)
-	part, _ := layout.Part(partitions.Data)
+	table := testTable(t)
+	part, _ := table.Part(partitions.Data)
 	mounted := bytes.Clone(text[1024 : 1024+sector])
 	mounted[44] = 1
 	var w logWriter
 	w.add(0, int64(part.Start)/sector, int64(len(text))/sector, text)
 	w.add(flagFlush, 0, 0, nil)
 	w.add(0, int64(part.Start)/sector+2, 1, mounted)
+	if size > 0 {
+		table.Parts[len(table.Parts)-1].Size = size
+		writes, err := table.Writes(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range writes {
+			w.add(0, int64(one.Offset)/sector, int64(len(one.Data))/sector, one.Data)
+		}
+	}
 	l, err := ReadLog(bytes.NewReader(w.finish()))
 	if err != nil {
 		t.Fatal(err)

@@ -13,14 +13,29 @@ import (
 
 // A Plan is what was carried out on a disk, and what must be true of it.
 type Plan struct {
-	Name string          `json:"name"`
-	Size partitions.Size `json:"size"` // of the disk
+	Phases []Phase         `json:"phases"` // one or more, in their order
+	Size   partitions.Size `json:"size"`   // of the disk
 	// Platform is what the image says about itself: whose sets it takes.
 	Platform bundle.Platform `json:"platform"`
 	Promises []Promise       `json:"promises"`
 
 	Base *os.File `json:"-"` // the disk before; zeros follow its end
 	Log  *Log     `json:"-"`
+}
+
+// A Phase is a part of a plan that is counted by itself.
+type Phase struct {
+	Name string `json:"name"`
+	From int    `json:"from"` // how many entries the log had when it began
+}
+
+// phase is the one in which the power failed.
+func (p Plan) phase(s State) int {
+	i := 0
+	for i+1 < len(p.Phases) && s.Cut > p.Phases[i+1].From {
+		i++
+	}
+	return i
 }
 
 // A Promise is a file of sda2 that somebody relied on: from a moment on it is
@@ -32,8 +47,8 @@ type Promise struct {
 	Text  string `json:"text,omitempty"` // a part of it
 }
 
-// holdsAt tells whether the promise was given before a power cut.
-func (p Promise) holdsAt(s State) bool {
+// HoldsAt tells whether the promise was given before a power cut.
+func (p Promise) HoldsAt(s State) bool {
 	return s.Cut >= p.From && (p.Until == 0 || s.Cut < p.Until)
 }
 

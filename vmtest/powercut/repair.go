@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -40,8 +41,21 @@ type contents struct {
 
 func (c *Checker) newContents(number int) *contents {
 	p, _ := c.layout.Part(number)
-	s := span{int64(p.Start), int64(p.End())}
-	return &contents{part: p, group: c.memo.group("partition", []span{s}, c.plan.Log), states: map[digest]State{}}
+	spans := []span{{int64(p.Start), int64(p.End())}}
+	if number == partitions.Data { // The table says where it ends.
+		spans = append([]span{{0, int64(partitions.HeadSize)}}, spans...)
+	}
+	return &contents{part: p, group: c.memo.group("partition", spans, c.plan.Log), states: map[digest]State{}}
+}
+
+// partition is one as the table of a state has it, if it does.
+func (c *Checker) partition(s volumeState) partitions.Partition {
+	if table, err := c.table(c.view(s.state)); err == nil {
+		if p, ok := table.Part(s.part.Number); ok {
+			return p
+		}
+	}
+	return s.part
 }
 
 // add notes a state. Of those with the same content the latest is the
@@ -59,11 +73,13 @@ func (c *contents) add(l *Log, s State) {
 
 // sample are so many of the contents, or all of them.
 func (c *contents) sample(most int, random *rand.Rand) []volumeState {
-	chosen := slices.Clone(c.order)
-	random.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
+	all := make([]State, len(c.order))
+	for i, d := range c.order {
+		all[i] = c.states[d]
+	}
 	var states []volumeState
-	for _, d := range chosen[:min(most, len(chosen))] {
-		states = append(states, volumeState{c.part, c.states[d]})
+	for _, s := range spread(all, most, random) {
+		states = append(states, volumeState{c.part, s})
 	}
 	return states
 }
@@ -109,8 +125,11 @@ for part in *.ext; do
 	status=$?
 	if [ $status -ge 4 ]; then
 		touch "$part.forced"
-		e2fsck -f -y "$part" > "$part.said" 2>&1
-		status=$?
+		for again in 1 2; do
+			e2fsck -f -y "$part" > "$part.said" 2>&1
+			status=$?
+			[ $status -ge 4 ] || break
+		done
 	fi
 	echo $status > "$part.status"
 	debugfs -f "$part.orders" "$part" > /dev/null 2>&1
@@ -133,8 +152,9 @@ func (c *Checker) repairIn(ctx context.Context, tools *tooltree.Tree, dir string
 			kind = "fat"
 		}
 		paths[i] = filepath.Join(dir, fmt.Sprintf("%d.%s", i, kind))
+		part := c.partition(s)
 		// No repair looks at what the files of an image set hold.
-		if err := c.copyTo(paths[i], s.state, span{int64(s.part.Start), int64(s.part.End())}, c.metadata); err != nil {
+		if err := c.copyTo(paths[i], s.state, span{int64(part.Start), int64(part.End())}, c.metadata); err != nil {
 			return err
 		}
 		var orders strings.Builder
@@ -163,7 +183,7 @@ func (c *Checker) repairIn(ctx context.Context, tools *tooltree.Tree, dir string
 func (c *Checker) promised(s volumeState) []Promise {
 	var held []Promise
 	for _, p := range c.plan.Promises {
-		if s.part.Number == partitions.Data && p.holdsAt(s.state) {
+		if s.part.Number == partitions.Data && p.HoldsAt(s.state) {
 			held = append(held, p)
 		}
 	}
@@ -181,6 +201,9 @@ func (c *Checker) judge(path string, s volumeState) error {
 		said, _ := os.ReadFile(path + ".said")
 		return fmt.Errorf("sda%d cannot be repaired, exit status %s: %s", s.part.Number, code, bytes.TrimSpace(said))
 	}
+	if s.part.Number == partitions.Boot {
+		return c.stillBoots(path, s)
+	}
 	for i, p := range c.promised(s) {
 		text, err := os.ReadFile(fmt.Sprintf("%s.file%d", path, i))
 		if err != nil {
@@ -191,6 +214,58 @@ func (c *Checker) judge(path string, s volumeState) error {
 		}
 	}
 	return nil
+}
+
+// stillBoots wants a mended sda1 to start the same as before, from files that lie
+// where they did. (What they hold is not in the copy.)
+func (c *Checker) stillBoots(path string, s volumeState) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	choice, before, err := c.bootFiles(c.view(s.state), s.part)
+	if err != nil {
+		return err
+	}
+	mended := &view{disk: &Disk{base: moved{f, int64(s.part.Start)}, size: int64(s.part.End()), log: &Log{}}}
+	now, after, err := c.bootFiles(mended, s.part)
+	if err != nil {
+		return fmt.Errorf("after sda1 was mended: %w", err)
+	}
+	if now != choice || !reflect.DeepEqual(before, after) {
+		return fmt.Errorf("after sda1 was mended %v starts, and %v before, or its files are others", now, choice)
+	}
+	return nil
+}
+
+// moved is a file that begins at another place.
+type moved struct {
+	f     *os.File
+	start int64
+}
+
+func (m moved) ReadAt(b []byte, at int64) (int, error) { return m.f.ReadAt(b, at-m.start) }
+
+// bootFiles are what sda1 starts, and where the files of its set are.
+func (c *Checker) bootFiles(v *view, boot partitions.Partition) (Choice, []file, error) {
+	choice, err := c.chooses(v, boot)
+	if err != nil {
+		return choice, nil, err
+	}
+	vol, err := c.volume(v, boot)
+	if err != nil {
+		return choice, nil, err
+	}
+	var files []file
+	for _, name := range []string{bundle.ManifestName, bundle.SignatureName, bundle.KernelName, bundle.RamdiskName, bundle.RootfsName} {
+		f, err := find(v, vol, choice.Set+"/"+name)
+		if err != nil {
+			return choice, nil, err
+		}
+		files = append(files, f)
+	}
+	return choice, files, nil
 }
 
 // copyTo makes a file of a part of a state, with holes where it is empty. Of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"appplatform/partitions"
 	"appplatform/tooltree"
@@ -17,8 +18,9 @@ type Failure struct {
 
 func (f Failure) Error() string { return fmt.Sprintf("state %v: %v", f.State, f.Err) }
 
-// A Result is what Run found.
+// A Result is what Run found in a phase of the plan.
 type Result struct {
+	Name    string
 	Writes  int // entries of the log that change the disk
 	States  int
 	Looks   int // checks that no earlier state had answered
@@ -27,22 +29,29 @@ type Result struct {
 	// and fsck.fat; Forced of these needed more than e2fsck -p.
 	Contents, Repaired, Forced int
 	Failures                   []Failure
+	Took                       time.Duration
 }
 
-// Run judges all states within the limits, and mends so many of the contents that
-// each of sda1 and sda2 has in them.
-func (c *Checker) Run(ctx context.Context, tools *tooltree.Tree, limits Limits, repairs int, seed uint64) (Result, error) {
-	var r Result
-	for _, e := range c.plan.Log.Entries {
+// Run judges all states within the limits, and mends in each phase so many of
+// the contents that each of sda1 and sda2 has in them.
+func (c *Checker) Run(ctx context.Context, tools *tooltree.Tree, limits Limits, repairs int, seed uint64) ([]Result, error) {
+	results := make([]Result, len(c.plan.Phases))
+	boot, data := make([]*contents, len(results)), make([]*contents, len(results))
+	for i, p := range c.plan.Phases {
+		results[i].Name = p.Name
+		boot[i], data[i] = c.newContents(partitions.Boot), c.newContents(partitions.Data)
+	}
+	for i, e := range c.plan.Log.Entries {
 		if e.Kind != Flush {
-			r.Writes++
+			results[c.plan.phase(State{Cut: i + 1})].Writes++
 		}
 	}
-	boot, data := c.newContents(partitions.Boot), c.newContents(partitions.Data)
 	for s := range States(c.plan.Log, limits, seed) {
 		if err := ctx.Err(); err != nil {
-			return r, err
+			return results, err
 		}
+		i := c.plan.phase(s)
+		r, began, looks := &results[i], time.Now(), c.memo.misses
 		r.States++
 		choice, err := c.Check(s)
 		if err != nil {
@@ -50,18 +59,26 @@ func (c *Checker) Run(ctx context.Context, tools *tooltree.Tree, limits Limits, 
 		} else if choice.System {
 			r.Systems++
 		}
-		boot.add(c.plan.Log, s)
+		boot[i].add(c.plan.Log, s)
 		if c.promisesHold(s) {
-			data.add(c.plan.Log, s)
+			data[i].add(c.plan.Log, s)
 		}
+		r.Looks += c.memo.misses - looks
+		r.Took += time.Since(began)
 	}
-	r.Looks = c.memo.misses
-	random := rand.New(rand.NewPCG(seed, 0))
-	states := append(boot.sample(repairs, random), data.sample(repairs, random)...)
-	r.Contents, r.Repaired = len(boot.order)+len(data.order), len(states)
-	mended, err := c.repair(ctx, tools, states)
-	r.Forced, r.Failures = mended.forced, append(r.Failures, mended.failures...)
-	return r, err
+	for i := range results {
+		r, began := &results[i], time.Now()
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		states := append(boot[i].sample(repairs, random), data[i].sample(repairs, random)...)
+		r.Contents, r.Repaired = len(boot[i].order)+len(data[i].order), len(states)
+		mended, err := c.repair(ctx, tools, states)
+		if err != nil {
+			return results, err
+		}
+		r.Forced, r.Failures = mended.forced, append(r.Failures, mended.failures...)
+		r.Took += time.Since(began)
+	}
+	return results, nil
 }
 
 // Judge looks at one state by all means.

@@ -154,26 +154,34 @@ func (g generator) choose(w window, has func(int) bool, torn bool) State {
 	return s
 }
 
-// Sample is so many of the states, spread over the moments of the plan: most
-// states are torn writes of the few largest entries.
-func Sample(l *Log, limits Limits, n int, seed uint64) []State {
-	byCut := map[int][]State{}
-	var cuts []int
+// Sample is so many of the states of a phase, spread over its moments.
+func (p Plan) Sample(phase int, limits Limits, n int, seed uint64) []State {
 	if n == 0 {
 		return nil
 	}
-	for s := range States(l, limits, seed) {
-		if byCut[s.Cut] == nil {
-			cuts = append(cuts, s.Cut)
+	var states []State
+	for s := range States(p.Log, limits, seed) {
+		if p.phase(s) == phase {
+			states = append(states, s)
 		}
-		byCut[s.Cut] = append(byCut[s.Cut], s)
 	}
-	random := rand.New(rand.NewPCG(seed, 0))
-	random.Shuffle(len(cuts), func(i, j int) { cuts[i], cuts[j] = cuts[j], cuts[i] })
-	var sample []State
-	for i := range n {
-		states := byCut[cuts[i%len(cuts)]]
-		sample = append(sample, states[random.IntN(len(states))])
+	return spread(states, n, rand.New(rand.NewPCG(seed, uint64(phase))))
+}
+
+// spread chooses so many states, or all, spread over the moments of the power
+// cuts: most states are torn writes of the few largest entries.
+func spread(states []State, n int, random *rand.Rand) []State {
+	shuffle := func(s []State) { random.Shuffle(len(s), func(i, j int) { s[i], s[j] = s[j], s[i] }) }
+	shuffle(states)
+	rounds, byRound := map[int]int{}, map[int][]State{}
+	for _, s := range states {
+		byRound[rounds[s.Cut]] = append(byRound[rounds[s.Cut]], s)
+		rounds[s.Cut]++
 	}
-	return sample
+	var chosen []State
+	for i := 0; len(chosen) < min(n, len(states)); i++ {
+		shuffle(byRound[i]) // Moments with many states come early so far.
+		chosen = append(chosen, byRound[i]...)
+	}
+	return chosen[:min(n, len(states))]
 }

@@ -72,8 +72,16 @@ func TestStatesSampled(t *testing.T) {
 			t.Errorf("2000 samples have no state %s", want)
 		}
 	}
-	if n := len(Sample(l, limits, 5, 7)); n != 5 {
+	plan := Plan{Log: l, Phases: []Phase{{Name: "first"}, {Name: "second", From: 4}}}
+	if n := len(plan.Sample(0, limits, 5, 7)); n != 5 {
 		t.Errorf("Sample(5) has %d states", n)
+	}
+	moments := map[int]bool{}
+	for _, s := range plan.Sample(1, limits, 2, 7) {
+		moments[s.Cut] = true
+	}
+	if len(moments) != 2 || !moments[5] || !moments[6] {
+		t.Errorf("two states of the second phase are from the moments %v; want 5 and 6", moments)
 	}
 }
 
