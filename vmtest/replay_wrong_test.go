@@ -85,7 +85,7 @@ func wantInstallFound(t *testing.T, right powercut.Plan) {
 }
 
 // wantUpdateFound puts what makes the firmware start the rescue system behind
-// the writes to sda3, and what makes it start the system before their end.
+// the writes to sda3, and what makes it start the system in front of them.
 func wantUpdateFound(t *testing.T, right powercut.Plan) {
 	t.Helper()
 	right.Promises = nil
@@ -113,7 +113,7 @@ func wantUpdateFound(t *testing.T, right powercut.Plan) {
 	}
 	for name, log := range map[string]*powercut.Log{
 		"sda3 before the rescue system": right.Log.Moved(rescue, last),
-		"the system before sda3":        right.Log.Moved(system, last),
+		"the system before sda3":        right.Log.Moved(system, rescue+1),
 	} {
 		wrong := right
 		wrong.Log = log
