@@ -300,7 +300,7 @@ func healZeroedSystem(t *testing.T) {
 	disk := keptDisk(t)
 	rootfs, _ := readTable(t, disk).Part(partitions.Rootfs)
 	overwrite(t, disk, partitions.Rootfs, rootfs.Size)
-	m, r := comesUp(t, on1(disk), "The system cannot be read", saysRescue, `sda3 was altered and is written again`, saysSystem)
+	m, r := comesUp(t, on1(disk), "The system cannot be read", `rescue system on`, `sda3 was altered and is written again`, saysSystem)
 	wantHealed(r, "sda3 was altered and is written again")
 	powerOff(t, m)
 	checkInstalled(t, disk)
