@@ -63,6 +63,9 @@ func TestMountSystem(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o750 || info.Mode()&os.ModeSticky != 0 {
 		t.Errorf("log/core_dumps: %v, %v; want a folder that only root enters", info, err)
 	}
+	if info, err := os.Stat(m.path("content/" + updateDir)); err != nil || !info.IsDir() {
+		t.Errorf("what an update on a full disk needs: %v", err)
+	}
 	if !m.sshAllowed() {
 		t.Error("SSH is not allowed")
 	}

@@ -24,6 +24,7 @@ var skeleton = []struct {
 	{"apps", 0o755},
 	{"log", 0o755},
 	{"log/apps", 0o755},
+	{"update", 0o755}, // A full disk has no room for it any more.
 	{coreDumps, 0o750},
 }
 
