@@ -385,7 +385,7 @@ func healDownload(t *testing.T) {
 	address := serveFile(t, nextImage(t, "x86_64"))
 	m, r := comesUp(t, on1(disk))
 	r.run("(apagent update --limit-rate=1M " + address + " > /dev/null 2>&1 &)")
-	r.run("while [ $(stat -c %s /mnt/sda2/update/incoming.part) -lt 5000000 ]; do sleep 1; done; sync")
+	r.run("until [ $(stat -c %s /mnt/sda2/update/incoming.part || echo 0) -ge 5000000 ]; do sleep 1; done; sync")
 	m.Kill()
 	m, r = comesUp(t, on1(disk), saysSystem)
 	r.want("apagent update --status", "under way     nothing")
