@@ -55,11 +55,12 @@ func (m Machine) rewriteIfAltered(ctx context.Context, d disk, problem error) er
 		return fmt.Errorf("%s was altered and there is nothing to write it from: %w", rootfs, err)
 	}
 	m.Log.Printf("%v", problem)
-	m.repaired("%s was altered, and the rescue system is to write it again: %s", rootfs, firstLine(problem.Error()))
+	m.repaired("%s "+wasAltered+", and the rescue system is to write it again: %s", rootfs, firstLine(problem.Error()))
 	if err := m.setDefault(boot.Rescue); err != nil {
 		return err
 	}
-	return shutDown{}.Do(ctx, m)
+	// The rescue system does not wait for anybody then.
+	return Apply(ctx, m, []Step{forgetInstalled{}, shutDown{}})
 }
 
 // checkSystem compares sda3 with the image that it was written from: nil is what
@@ -156,15 +157,15 @@ func (m Machine) checkWhole(ctx context.Context, name string) error {
 	return set.Verify(ctx, nil)
 }
 
-// rewritten is what became of sda3.
-const rewritten = "was altered and is written again"
+// wasAltered is what is said of sda3 before it is written again.
+const wasAltered = "was altered"
 
 // mayRewrite keeps a machine whose disk fails from doing nothing else: three
 // times a day are enough. The clock may be wrong in both directions.
 func (m Machine) mayRewrite() bool {
 	recent := 0
 	for _, r := range m.repairs() {
-		if strings.Contains(r.What, rewritten) && time.Since(r.Time).Abs() < 24*time.Hour {
+		if strings.Contains(r.What, wasAltered) && time.Since(r.Time).Abs() < 24*time.Hour {
 			recent++
 		}
 	}
@@ -179,6 +180,6 @@ func (m Machine) heal(ctx context.Context, d disk, altered error) error {
 	if err := m.chooseWhole(ctx); err != nil {
 		return fmt.Errorf("%s was altered: %w; %w: %w", d.PartName(partitions.Rootfs), altered, errNothingWhole, err)
 	}
-	m.repaired("%s %s: %v", d.PartName(partitions.Rootfs), rewritten, altered)
+	m.repaired("%s "+wasAltered+" and is written again: %v", d.PartName(partitions.Rootfs), altered)
 	return m.installAndReboot(ctx, d)
 }

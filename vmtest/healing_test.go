@@ -311,8 +311,7 @@ func healAlteredSystem(t *testing.T) {
 	disk := keptDisk(t)
 	zap(t, disk, partitions.Rootfs, "/usr/lib/postgresql/17/bin/postgres", "0")
 	m, r := comesUp(t, on1(disk), saysSystem, `sda3 was altered, and the rescue system is to write it again`,
-		saysRescue, `sda3 was altered and is written again`, saysSystem)
-	wantHealed(r, "sda3 was altered and is written again")
+		saysRescue, `installing App Platform`, saysSystem)
 	wantHealed(r, "the rescue system is to write it again: PostgreSQL does not answer")
 	powerOff(t, m)
 	checkInstalled(t, disk)
