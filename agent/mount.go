@@ -259,7 +259,7 @@ func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) (r
 		if repaired {
 			m.repaired("repaired %s: %v", filepath.Base(dev), err)
 		} else if dirty {
-			m.repaired("finished what the power cut interrupted on %s, by its journal", filepath.Base(dev))
+			m.repaired("completed %s from its journal, after a power cut", filepath.Base(dev))
 		}
 		return repaired || dirty, nil
 	}

@@ -72,7 +72,7 @@ func TestDirtyJournalIsTold(t *testing.T) {
 	must(t, d.Announce(m, d.table.Parts...))
 	must(t, run.Cmd(t.Context(), lookPath(t, "debugfs"), "-w", "-R", "feature needs_recovery", d.PartPath(partitions.Data)))
 	must(t, m.checkFS(t.Context(), d, partitions.Data))
-	if got := m.repairs(); len(got) != 1 || !strings.Contains(got[0].What, "on sda2, by its journal") {
+	if got := m.repairs(); len(got) != 1 || !strings.Contains(got[0].What, "completed sda2 from its journal") {
 		t.Errorf("the repairs are %+v", got)
 	}
 }

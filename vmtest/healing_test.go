@@ -277,7 +277,7 @@ func healJournal(t *testing.T) {
 	time.Sleep(5 * time.Second)
 	m.Kill()
 	m, r = comesUp(t, on1(disk), saysSystem)
-	wantHealed(r, "finished what the power cut interrupted on sda2")
+	wantHealed(r, "completed sda2 from its journal")
 	r.want("cat /home/admin/later", "later")
 	r.want(asPostgres+`psql -At -c "select n from later"; cd`, "42")
 	powerOff(t, m)
