@@ -490,7 +490,8 @@ func healWrongClock(t *testing.T) {
 	expect(t, m, `the update is committed(?s:.*)finished`, updateWithin)
 	r = again(t, m)
 	wantSynced(r)
-	wantUpdated(r)
+	r.want("apagent status", "last update   from "+nextLabel+" to ")
+	r.want("apagent status", ", committed: by hand")
 	powerOff(t, m)
 	checkInstalled(t, disk)
 }
