@@ -273,7 +273,11 @@ func (m Machine) checkExt(ctx context.Context, dev string, careful ...string) (r
 	for range 2 {
 		err = m.Run(ctx, "e2fsck", "-f", "-y", dev)
 		if _, ok := e2fsckDone(err); ok {
-			m.repaired("repaired %s, with every repair allowed", filepath.Base(dev))
+			report := ""
+			if err != nil {
+				report = "\n" + err.Error()
+			}
+			m.repaired("repaired %s, with every repair allowed%s", filepath.Base(dev), report)
 			return true, nil
 		}
 	}

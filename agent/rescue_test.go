@@ -249,7 +249,7 @@ func TestCheckDisk(t *testing.T) {
 	}{
 		{"clean", nil, []string{"sda1: clean", "sda2: clean", "sda3: clean, byte for byte the system of image 160002", finished}, true},
 		{"repaired", map[string]int{"sda2": 1}, []string{"sda1: clean", "repaired sda2: e2fsck: : inode 12", finished}, true},
-		{"repaired by all means", map[string]int{"sda1": 4}, []string{"repaired sda1, with every repair allowed", "sda2: clean"}, true},
+		{"repaired by all means", map[string]int{"sda1": 4}, []string{"repaired sda1, with every repair allowed\ne2fsck: ", "sda2: clean"}, true},
 		{"cannot be repaired", map[string]int{"sda1": 8}, []string{"cannot repair sda1: e2fsck", "sda2: clean"}, false},
 		{"overwritten", map[string]int{"sda3": 4}, []string{"sda3 is damaged: e2fsck", "hint: re-install the root file system: apagent rescue reinstall"}, false},
 		{"changed by e2fsck", map[string]int{"sda3": 0}, []string{"sda3: its file system is clean, but it is not as image 160002 has it", finished}, true},

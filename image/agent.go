@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"appplatform/boards"
@@ -45,13 +46,13 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 	return err
 }
 
-// agentLinking leaves out what debuggers need. All our kernels have pages of 4 KiB,
-// which is how far apart the parts of the program are then; Go's 64 KiB for ARM
-// are 100 kB of nothing.
-const agentLinking = "-s -w -buildid= -R 4096"
+// AgentFlags are those of `go build` for the agent, without what debuggers need.
+// All our kernels have pages of 4 KiB, which is how far apart the parts of the
+// program are then; Go's 64 KiB for ARM are 100 kB of nothing.
+var AgentFlags = []string{"-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -R 4096"}
 
 func agentCommand(ctx context.Context, repo string, b boards.Board, out string) *exec.Cmd {
-	cmd := run.Command(ctx, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags="+agentLinking, "-o", out, "./cmd/apagent")
+	cmd := run.Command(ctx, "go", slices.Concat([]string{"build"}, AgentFlags, []string{"-o", out, "./cmd/apagent"})...)
 	cmd.Dir = repo
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.GOARCH(), "GOARM="+b.GOARM, "GOFLAGS=", "GOWORK=off")
 	return cmd

@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
+	"appplatform/image"
 	"appplatform/internal/run"
 )
 
@@ -106,7 +108,7 @@ func (l *lab) coldAgent(ctx context.Context) (float64, error) {
 
 // agentCommand compiles the agent as the builder does.
 func (l *lab) agentCommand(ctx context.Context, out string, env ...string) *exec.Cmd {
-	cmd := run.Command(ctx, "go", "build", "-tags=nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/apagent")
+	cmd := run.Command(ctx, "go", slices.Concat([]string{"build"}, image.AgentFlags, []string{"-o", out, "./cmd/apagent"})...)
 	cmd.Dir = l.copy
 	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"), env...)
 	return cmd
