@@ -83,10 +83,7 @@ func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) {
 	expect(t, m, `step \d+ of \d+: restart`, updateWithin)
 	expect(t, m, `writing App Platform `+nextLabel+` \(before: `+before, bootWithin)
 	testProgress(t, m, nextLabel)
-	expect(t, m, `App Platform `+nextLabel+` is on trial(?s:.*)the update is committed`, updateWithin)
-	send(t, m.Serial, "\n")
-	expect(t, m, loginPrompt, commandWithin)
-	r = rootLogin(t, m, password)
+	r = commits(t, m, nextLabel, password)
 	r.want("apagent status", "image         "+nextLabel)
 	r.want("apagent status", "trial         committed")
 	r.want("apagent status", "last update   from "+before+" to "+nextLabel+", committed")
@@ -101,12 +98,19 @@ func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) {
 	r.want("apagent status", "image         "+nextLabel)
 
 	send(t, m.Serial, "apagent rollback\n")
-	expect(t, m, `App Platform `+before+` is on trial(?s:.*)the update is committed`, updateWithin)
-	send(t, m.Serial, "\n")
-	expect(t, m, loginPrompt, commandWithin)
-	r = rootLogin(t, m, password)
+	r = commits(t, m, before, password)
 	r.want("apagent status", "image         "+before)
 	testKept(r, key)
+}
+
+// commits waits until an image is the one that starts from now on, and logs in.
+// The log's last words may stand behind the prompt.
+func commits(t *testing.T, m *vmtest.Machine, label, password string) root {
+	t.Helper()
+	expect(t, m, `App Platform `+label+` is on trial(?s:.*)the update is committed(?s:.*)finished`, updateWithin)
+	send(t, m.Serial, "\n")
+	expect(t, m, loginPrompt, commandWithin)
+	return rootLogin(t, m, password)
 }
 
 // testKept looks for everything that an update leaves alone.
