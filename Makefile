@@ -12,10 +12,6 @@ APIMAGE := bin/apimage
 PATH := $(CURDIR)/bin/tools:$(PATH)
 export PATH
 
-# What the fast tests judge file formats with; each becomes a small script that
-# runs the program in the tool tree.
-TOOLS := sfdisk sgdisk mke2fs e2fsck debugfs dumpe2fs tune2fs e2label resize2fs blkid fsck.fat minisign xz shellcheck qemu-img openssl
-
 .PHONY: help run gateway build $(BOARDS) test check powercut fuzz bench lint shellcheck tools clean FORCE
 
 help: ## show this list
@@ -84,12 +80,8 @@ bench: build ## measure against peers, side by side (needs mmdebstrap: apt-get i
 
 # The tools are looked up through PATH by tests, which then run them as users
 # and the device do.
-tools: $(APIMAGE) $(TOOLS:%=bin/tools/%)
-
-bin/tools/%: Makefile
-	@mkdir -p bin/tools
-	@printf '#!/bin/sh\nexec %s tool --kind image --bind /tmp "%s" "$$@"\n' '$(CURDIR)/$(APIMAGE)' '$*' > $@
-	@chmod +x $@
+tools: $(APIMAGE)
+	@scripts/test-tools $(CURDIR)/$(APIMAGE) bin/tools
 
 $(APIMAGE): FORCE
 	@go build -trimpath -o $@ ./cmd/apimage

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"appplatform/agent/internal/boot"
+	"appplatform/internal/smallfile"
 )
 
 // Confirm is what the installed system does beside everything that it starts: a
@@ -149,7 +150,7 @@ func (m Machine) trial(ctx context.Context, d disk, t transition) error {
 // installedRootfs is the hash of what sda3 was written with, or "".
 func (m Machine) installedRootfs() string {
 	var have installed
-	text, err := os.ReadFile(m.path(installedFile))
+	text, err := smallfile.Read(m.path(installedFile), smallfile.Most)
 	if err != nil || json.Unmarshal(text, &have) != nil {
 		return ""
 	}

@@ -15,6 +15,7 @@ import (
 
 	"appplatform/bundle"
 	"appplatform/internal/download"
+	"appplatform/internal/smallfile"
 	"appplatform/partitions"
 )
 
@@ -125,7 +126,7 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 		return err
 	}
 	var before incoming
-	if text, err := os.ReadFile(m.path(incomingInfo)); err == nil {
+	if text, err := smallfile.Read(m.path(incomingInfo), smallfile.Most); err == nil {
 		_ = json.Unmarshal(text, &before) // Damaged: from the beginning.
 	}
 	f, err := os.OpenFile(m.path(incomingFile), os.O_CREATE|os.O_RDWR, 0o644)

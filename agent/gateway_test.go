@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -43,6 +45,23 @@ func TestInstallGatewaySurvivesPowerCut(t *testing.T) {
 		}
 		must(t, Start(t.Context(), m.Machine, nobody{}))
 		m.checkInstalled(fmt.Sprintf("after event %d, %s", cut, whole.events[cut-1]))
+	}
+}
+
+// What fsck.fat keeps of a file that was being written does not fill sda1.
+func TestMountGatewayDropsChains(t *testing.T) {
+	t.Parallel()
+	m := newGateway(t, "sda", 4*partitions.GiB)
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	m.start()
+	sda1 := map[string]string{"FSCK0000.REC": "half a kernel", "FSCK0017.REC": "", "FSCK.REC": "mine", "label": "160001\n"}
+	writeFiles(t, m.path("content/mnt/sda1"), sda1)
+	must(t, Mount(t.Context(), m.Machine))
+	for name := range sda1 {
+		_, err := os.Stat(m.path("mnt/sda1/" + name))
+		if gone := errors.Is(err, os.ErrNotExist); gone != strings.HasPrefix(name, "FSCK0") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

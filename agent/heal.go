@@ -116,7 +116,10 @@ func (m Machine) remember() error {
 	}
 	e, err := m.loader().Default()
 	if err != nil {
-		e = boot.Rescue // What GRUB starts then.
+		e = boot.System
+		if m.Ramdisk { // Somebody may have wanted to know why it came up.
+			e = boot.Rescue
+		}
 	}
 	m.repaired("the boot loader had forgotten which image is the current one: it is %s", set)
 	return m.setBoot(e, set)

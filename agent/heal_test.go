@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -42,7 +43,7 @@ func (u *updatable) alter(all bool) {
 // rescueFirst makes the rescue system what the firmware starts.
 func (u *updatable) rescueFirst() {
 	u.t.Helper()
-	loader := boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"))
+	loader := u.firmwareLoader()
 	must(u.t, loader.SetBoot(boot.Rescue, "a"))
 	u.started = nil
 	u.firmware()
@@ -196,19 +197,31 @@ func TestUntrustedCertificateIsRefused(t *testing.T) {
 	}
 }
 
-// With both of GRUB's files damaged, the image that is installed stays.
+// With all that the boot loader reads damaged, the image that is installed stays,
+// whichever system comes up.
 func TestBootLoaderForgets(t *testing.T) {
-	u := updated(t, false)
-	for _, name := range []string{"grub.cfg", "grubenv"} {
-		file := u.path("content/mnt/sda1/boot/grub/" + name)
-		must(t, os.WriteFile(file, make([]byte, 1024), 0o644))
-	}
-	u.started = nil
-	u.firmware()
-	u.run(t.Context())
-	u.firmware()
-	u.up()
-	u.checkSettled("after GRUB's files were damaged", "160002")
-	u.wantRepair("the boot loader had forgotten which image is the current one: it is b")
-	u.wantRepair("grub.cfg: no line")
+	both(t, func(t *testing.T, gateway bool) {
+		files, damaged := []string{"boot/grub/grub.cfg", "boot/grub/grubenv"}, "grub.cfg: no line"
+		if gateway {
+			files, damaged = []string{"extlinux/extlinux.conf"}, "extlinux.conf: no line"
+		}
+		for _, ramdisk := range []bool{true, false} {
+			u := updated(t, gateway)
+			for _, name := range files {
+				must(t, os.WriteFile(u.path("content/mnt/sda1/"+name), make([]byte, 1024), 0o644))
+			}
+			u.started = nil
+			u.firmware()
+			if u.Ramdisk = ramdisk; ramdisk {
+				u.run(t.Context())
+				u.firmware()
+			} else {
+				u.Platform.Label = u.labelOfRootfs()
+			}
+			u.up()
+			u.checkSettled(fmt.Sprintf("after what the boot loader reads was damaged (ramdisk: %v)", ramdisk), "160002")
+			u.wantRepair("the boot loader had forgotten which image is the current one: it is b")
+			u.wantRepair(damaged)
+		}
+	})
 }

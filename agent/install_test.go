@@ -47,10 +47,8 @@ func (m *testMachine) checkInstalled(context string) {
 	if !strings.HasPrefix(string(cfg), want) {
 		fail("%s begins with %.20q; want the system as default", file, cfg)
 	}
-	log, err := os.ReadFile(m.path("content/mnt/sda2/" + InstallLog))
-	must(m.t, err)
-	if lastLine(string(log)) != finished {
-		fail("the last line of the log is %q; want %q", lastLine(string(log)), finished)
+	if last := lastLine(m.path("content/mnt/sda2/" + InstallLog)); last != finished {
+		fail("the last line of the log is %q; want %q", last, finished)
 	}
 	if _, err := os.Stat(m.path("content/mnt/sda2/.installing")); err == nil {
 		fail("the installation is still marked as under way")

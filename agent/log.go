@@ -172,11 +172,11 @@ func (l *Log) Append(path string) error {
 	if nothing {
 		return nil
 	}
-	text, _ := os.ReadFile(path)
+	complete := lastLine(path) == finished
 	if err := l.Open(path); err != nil {
 		return err
 	}
-	if lastLine(string(text)) == finished {
+	if complete {
 		l.mu.Lock()
 		err := l.write(finished + "\n")
 		l.mu.Unlock()

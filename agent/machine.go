@@ -112,7 +112,9 @@ const (
 // InstallLog is what people are told to read, on the data partition.
 const InstallLog = "apps/install_step1.log"
 
-func (m Machine) loader() boot.Loader { return boot.Loaders[m.Platform.Boot](m.path(bootDir)) }
+func (m Machine) loader() boot.Loader {
+	return boot.Loaders[m.Platform.Boot](m.path(bootDir), m.Platform.DiskUUID)
+}
 
 // openSet opens an image set of sda1; "" is the one that the firmware starts.
 func (m Machine) openSet(name string) (bundle.Set, error) {

@@ -13,6 +13,7 @@ import (
 	"appplatform/agent/internal/boot"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/run"
+	"appplatform/internal/smallfile"
 	"appplatform/partitions"
 )
 
@@ -136,7 +137,7 @@ func (m Machine) takeOver(name string) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("cannot take over /etc/%s: it was deleted or is not an ordinary file", name)
 	}
-	text, err := os.ReadFile(from)
+	text, err := smallfile.Read(from, smallfile.Most)
 	if err != nil {
 		return fmt.Errorf("cannot take over /etc/%s: %w", name, err)
 	}
@@ -209,7 +210,24 @@ func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir strin
 		m.Log.Printf("%s", Explain(err))
 		flags |= unix.MS_RDONLY
 	}
-	return m.mount(d, number, dir, flags)
+	if err := m.mount(d, number, dir, flags); err != nil {
+		return err
+	}
+	if m.isFAT(number) && flags&unix.MS_RDONLY == 0 {
+		m.dropChains()
+	}
+	return nil
+}
+
+// dropChains removes what fsck.fat -a makes of a file that a power cut has kept
+// from getting its name: nobody's data, which would fill sda1.
+func (m Machine) dropChains() {
+	chains, _ := filepath.Glob(m.path(filepath.Join(bootDir, "FSCK[0-9][0-9][0-9][0-9].REC")))
+	for _, path := range chains {
+		if err := os.Remove(path); err != nil {
+			m.Log.Printf("cannot remove what was written in vain: %v", err)
+		}
+	}
 }
 
 // mount mounts a partition; the ext4 driver serves ext2 as well.

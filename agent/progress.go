@@ -15,12 +15,13 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"appplatform/internal/smallfile"
 )
 
 // ProgressPath is where the log of an update is to be read while the ramdisk
@@ -172,7 +173,7 @@ App Platform is back in a minute. A power failure does no harm.</p>
 func (m Machine) certificate(ctx context.Context, d disk) (c tls.Certificate, err error) {
 	var text []byte
 	err = m.withData(ctx, d, func() error {
-		text, _ = os.ReadFile(m.path(filepath.Join(dataDir, certificateFile)))
+		text, _ = smallfile.Read(m.path(filepath.Join(dataDir, certificateFile)), smallfile.Most)
 		return nil
 	})
 	if err == nil && len(text) > 0 {
@@ -185,7 +186,7 @@ func (m Machine) certificate(ctx context.Context, d disk) (c tls.Certificate, er
 }
 
 func (m Machine) hostname() string {
-	text, _ := os.ReadFile(m.path("etc/hostname"))
+	text, _ := smallfile.Read(m.path("etc/hostname"), smallfile.Most)
 	return strings.TrimSpace(string(text))
 }
 

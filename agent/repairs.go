@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"appplatform/internal/smallfile"
 )
 
 // A Repair is something that was wrong and that the machine has put right by
@@ -57,7 +59,7 @@ func (m Machine) keepRepairs() {
 
 // readRepairs reads what was kept; a damaged record is begun anew.
 func (m Machine) readRepairs(name string) (repairs []Repair) {
-	text, err := os.ReadFile(m.path(name))
+	text, err := smallfile.Read(m.path(name), smallfile.Most)
 	if err == nil {
 		err = json.Unmarshal(text, &repairs)
 	}

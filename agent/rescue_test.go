@@ -15,7 +15,7 @@ import (
 // toRescue starts the rescue system, as people choose it.
 func (u *updatable) toRescue() {
 	u.t.Helper()
-	loader := boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"))
+	loader := u.firmwareLoader()
 	set, err := loader.CurrentSet()
 	must(u.t, err)
 	must(u.t, loader.SetBoot(boot.Rescue, set))

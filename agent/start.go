@@ -240,11 +240,7 @@ func Install(ctx context.Context, m Machine) error {
 
 // lastLogLine is the last line of the install log, or "".
 func (m Machine) lastLogLine() string {
-	b, err := os.ReadFile(m.path(filepath.Join(dataDir, InstallLog)))
-	if err != nil {
-		return ""
-	}
-	return lastLine(string(b))
+	return lastLine(m.path(filepath.Join(dataDir, InstallLog)))
 }
 
 // memoryLog keeps the log when the disk cannot.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"appplatform/bundle"
+	"appplatform/internal/smallfile"
 	"appplatform/partitions"
 )
 
@@ -74,7 +75,7 @@ func GetStatus(ctx context.Context, m Machine) Status {
 	}
 	s.addSets(m, update.UnderWay != nil)
 	for _, name := range []string{noDataFile, problemFile} {
-		if text, err := os.ReadFile(m.path(name)); err == nil {
+		if text, err := smallfile.Read(m.path(name), smallfile.Most); err == nil {
 			s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
 		}
 	}
@@ -202,7 +203,9 @@ func firstLine(text string) string {
 	return line
 }
 
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
+// lastLine is that of a log, or "".
+func lastLine(path string) string {
+	text, _ := smallfile.Tail(path, 4096)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return lines[len(lines)-1]
 }

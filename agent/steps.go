@@ -385,6 +385,22 @@ func (m Machine) changeBoot(do func() error) error {
 	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|bootFlags, "")
 }
 
+// fillBoot lets do write large files to sda1, and returns when they are on the
+// disk. While a FAT file system is mounted with sync it writes both copies of its
+// table for each 2 KiB.
+func (m Machine) fillBoot(do func() error) error {
+	if !m.isFAT(partitions.Boot) {
+		return do()
+	}
+	remount := func(flags uintptr) error {
+		return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|flags, "")
+	}
+	if err := remount(bootFlags &^ unix.MS_SYNCHRONOUS); err != nil {
+		return err
+	}
+	return errors.Join(do(), syncFS(m.path(bootDir)), remount(bootFlags))
+}
+
 // syncData brings everything on sda2 onto the disk.
 func (m Machine) syncData() error {
 	if err := syncFS(m.path(dataDir)); err != nil {

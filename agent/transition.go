@@ -17,6 +17,7 @@ import (
 	"appplatform/agent/internal/boot"
 	"appplatform/bundle"
 	"appplatform/internal/atomicfile"
+	"appplatform/internal/smallfile"
 	"appplatform/partitions"
 )
 
@@ -85,7 +86,7 @@ const (
 
 // readTransition returns nil when there is none. sda2 must be mounted.
 func (m Machine) readTransition() (*transition, error) {
-	text, err := os.ReadFile(m.path(transitionFile))
+	text, err := smallfile.Read(m.path(transitionFile), smallfile.Most)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -262,7 +263,7 @@ func GetUpdateStatus(m Machine) UpdateStatus {
 		s.Problem = err.Error()
 	}
 	var o Outcome
-	text, err := os.ReadFile(m.path(outcomeFile))
+	text, err := smallfile.Read(m.path(outcomeFile), smallfile.Most)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err == nil && json.Unmarshal(text, &o) == nil:

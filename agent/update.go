@@ -16,6 +16,7 @@ import (
 
 	"appplatform/agent/internal/boot"
 	"appplatform/bundle"
+	"appplatform/internal/smallfile"
 	"appplatform/partitions"
 )
 
@@ -236,7 +237,7 @@ func (m Machine) accept(d disk, man bundle.Manifest, force bool) error {
 // installedLabel is the image number that people may lower by hand to be
 // allowed an update again (OS-E2).
 func (m Machine) installedLabel() string {
-	text, err := os.ReadFile(m.path(labelFile))
+	text, err := smallfile.Read(m.path(labelFile), smallfile.Most)
 	if label := strings.TrimSpace(string(text)); err == nil && label != "" {
 		return label
 	}
@@ -291,9 +292,10 @@ func (s writeSet) Do(ctx context.Context, m Machine) error {
 		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
 			return err
 		}
-		create := func(f bundle.File) (io.WriteCloser, error) { return createSynced(filepath.Join(dir, f.Name)) }
-		err := u.Extract(ctx, create, func(done, total int64) { m.Log.Progress("written", done, total) })
-		if err != nil {
+		if err := m.fillBoot(func() error {
+			create := func(f bundle.File) (io.WriteCloser, error) { return createSynced(filepath.Join(dir, f.Name)) }
+			return u.Extract(ctx, create, func(done, total int64) { m.Log.Progress("written", done, total) })
+		}); err != nil {
 			return err
 		}
 		for _, f := range u.Started() {
@@ -316,12 +318,25 @@ func (s writeSet) Do(ctx context.Context, m Machine) error {
 }
 
 // A syncedFile is on the disk, and out of memory, when it is closed: who reads
-// it again reads the disk.
-type syncedFile struct{ *os.File }
+// it again reads the disk. Before that it is never far behind, so that progress
+// is what the disk has.
+type syncedFile struct {
+	*os.File
+	behind int
+}
 
 func createSynced(path string) (io.WriteCloser, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	return syncedFile{f}, err
+	return &syncedFile{File: f}, err
+}
+
+func (f *syncedFile) Write(b []byte) (int, error) {
+	const most = int(4 * partitions.MiB)
+	n, err := f.File.Write(b)
+	if f.behind += n; err == nil && f.behind >= most {
+		f.behind, err = 0, f.Sync()
+	}
+	return n, err
 }
 
 func writeSynced(path string, text []byte) error {
@@ -333,7 +348,7 @@ func writeSynced(path string, text []byte) error {
 	return errors.Join(err, w.Close())
 }
 
-func (f syncedFile) Close() error {
+func (f *syncedFile) Close() error {
 	err := f.Sync()
 	if err == nil {
 		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)

@@ -70,15 +70,20 @@ func (u *updatable) writeUpdate(s testSet) string {
 	return file
 }
 
+// firmwareLoader is the boot loader as the firmware sees it.
+func (u *updatable) firmwareLoader() boot.Loader {
+	return boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"), u.Platform.DiskUUID)
+}
+
 // firmware starts what the boot loader's files say, kexec what was loaded.
 func (u *updatable) firmware() {
 	u.t.Helper()
 	by := u.started
 	u.testMachine.start()
 	u.starts++
-	loader := boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"))
+	loader := u.firmwareLoader()
 	entry, err := loader.Default()
-	if err != nil && u.Platform.Boot == "grub" {
+	if err != nil { // GRUB does, and boot.scr on gateways.
 		entry, err = boot.Rescue, nil
 	}
 	must(u.t, err)
@@ -187,7 +192,7 @@ func (u *updatable) checkSettled(context, label string) {
 		u.t.Helper()
 		u.t.Errorf("%s: %s\nlog:\n%s", context, fmt.Sprintf(format, args...), u.out.String())
 	}
-	loader := boot.Loaders[u.Platform.Boot](u.path("content/mnt/sda1"))
+	loader := u.firmwareLoader()
 	e, err := loader.Default()
 	set, err2 := loader.CurrentSet()
 	if e != boot.System || err != nil || err2 != nil {

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 
 	"github.com/therootcompany/xz"
+
+	"appplatform/internal/smallfile"
 )
 
 // A Set is a folder with the files of an image whose manifest has been read.
@@ -26,11 +28,11 @@ type Set struct {
 // Open reads the manifest in dir and checks that it is signed by one of the
 // keys and made for the platform.
 func Open(dir string, p Platform) (Set, error) {
-	text, err := readSmall(filepath.Join(dir, ManifestName), maxManifest)
+	text, err := smallfile.Read(filepath.Join(dir, ManifestName), maxManifest)
 	if err != nil {
 		return Set{}, fmt.Errorf("cannot open the image set: %w", err)
 	}
-	signature, err := readSmall(filepath.Join(dir, SignatureName), maxSignature)
+	signature, err := smallfile.Read(filepath.Join(dir, SignatureName), maxSignature)
 	if err != nil {
 		return Set{}, fmt.Errorf("cannot open the image set: %w", err)
 	}
@@ -45,21 +47,6 @@ func Open(dir string, p Platform) (Set, error) {
 		return Set{}, fmt.Errorf("cannot use the image set in %s: it is for board %s (%s), and this is %s (%s)", dir, m.Board, m.Arch, p.Board, p.Arch)
 	}
 	return Set{Manifest: m, dir: dir}, nil
-}
-
-// readSmall reads a file that nothing vouches for yet: a broken file system may
-// say that it is larger than the memory.
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return b, err
 }
 
 // Path is the path of a file of the set.

@@ -16,10 +16,10 @@ import (
 	"appplatform/bundle"
 	"appplatform/image/internal/disk"
 	"appplatform/image/internal/ext4"
-	"appplatform/image/internal/extlinux"
 	"appplatform/image/internal/kernel"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/cache"
+	"appplatform/internal/extlinux"
 	"appplatform/internal/hint"
 	"appplatform/partitions"
 	"appplatform/rootfs"
@@ -404,8 +404,8 @@ func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, 
 	for _, f := range m.Started() {
 		o.Boot["a/"+f.SumName()] = disk.Source{Data: f.Sum()}
 	}
-	if b.Board.Boot == "extlinux" && b.Board.Arch == "arm64" {
-		o.Boot[extlinux.ScriptPath] = disk.Source{Data: extlinux.Script()}
+	if b.Board.Boot == "extlinux" {
+		o.Boot[extlinux.ScriptPath] = disk.Source{Data: extlinux.Script(b.Board.Arch, o.Table.DiskUUID)}
 	}
 	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -22,6 +22,9 @@ import (
 // nextLabel is the image that `make test` builds to update to.
 const nextLabel = "999999"
 
+// changedPassword is root's during an update.
+const changedPassword = "Changed-4-us"
+
 // updateWithin is long enough for a download, two starts and writing sda3.
 const updateWithin = 10 * time.Minute
 
@@ -70,9 +73,9 @@ func TestUpdate(t *testing.T) {
 }
 
 // testUpdate takes a running machine to the next image and back.
-func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) {
+func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) root {
 	t.Helper()
-	const password = "Changed-4-us"
+	const password = changedPassword
 	changePassword(r, password)
 	r.run("echo update-test > /etc/hostname; echo kept > /home/admin/kept; sync")
 	r.run(`su postgres -c "psql -d postgres -qc 'create table kept as select i, md5(i::text) m from generate_series(1, 10000) i'"`)
@@ -101,6 +104,7 @@ func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) {
 	r = commits(t, m, before, password)
 	r.want("apagent status", "image         "+before)
 	testKept(r, key)
+	return r
 }
 
 // commits waits until an image is the one that starts from now on, and logs in.

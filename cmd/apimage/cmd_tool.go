@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/term"
 
+	"appplatform/archive"
 	"appplatform/image"
 	"appplatform/internal/hint"
 	"appplatform/tooltree"
@@ -22,12 +24,18 @@ var toolCommand = command{
 	help: `
 The program sees the current folder, the home folder, /dev, /proc and the host's
 network; terminal, signals and sockets pass through. Other folders are named
-with --bind.`,
+with --bind. With --where it prints the folder that holds the set of tools.`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
 		kind := flags.String("kind", "", "set of tools to look in: image, vm, kernel, gateway, kernel-arm, kernel-arm64 or browser; by default all, in this order")
 		bind := flags.String("bind", "", "more host `folders` to see, separated by colons")
+		where := flags.Bool("where", false, "print the folder of the set of tools that --kind names")
 		return func(ctx context.Context, a *app, args []string) error {
-			if len(args) == 0 {
+			switch {
+			case *where && (*kind == "" || len(args) > 0):
+				return usagef("--where takes --kind and nothing else")
+			case *where:
+				return a.whereTools(ctx, *kind)
+			case len(args) == 0:
 				return usagef("name a tool")
 			}
 			return a.tool(ctx, *kind, strings.FieldsFunc(*bind, func(r rune) bool { return r == ':' }), args)
@@ -35,12 +43,37 @@ with --bind.`,
 	},
 }
 
-func (a *app) tool(ctx context.Context, kind string, folders, args []string) error {
-	archive, err := a.archive(ctx)
+// whereTools fetches a set of tools if it is not there yet.
+func (a *app) whereTools(ctx context.Context, kind string) error {
+	at := slices.IndexFunc(tooltree.Kinds, func(k tooltree.Kind) bool { return k.Name == kind })
+	if at < 0 {
+		return usagef("no set of tools %q", kind)
+	}
+	archive, err := a.toolArchive(ctx)
 	if err != nil {
 		return err
 	}
-	archive.Log = func(text string) { fmt.Fprintln(a.stderr, text) }
+	tree, err := image.OpenTools(ctx, archive, tooltree.Kinds[at], nil)
+	if err == nil {
+		fmt.Fprintln(a.stdout, tree.Dir())
+	}
+	return err
+}
+
+// toolArchive says on standard error what it does.
+func (a *app) toolArchive(ctx context.Context) (*archive.Archive, error) {
+	archive, err := a.archive(ctx)
+	if err == nil {
+		archive.Log = func(text string) { fmt.Fprintln(a.stderr, text) }
+	}
+	return archive, err
+}
+
+func (a *app) tool(ctx context.Context, kind string, folders, args []string) error {
+	archive, err := a.toolArchive(ctx)
+	if err != nil {
+		return err
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return err

@@ -5,14 +5,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"appplatform/internal/extlinux"
 )
 
 // Extlinux is the file that U-Boot reads from sda1, /extlinux/extlinux.conf, in
 // the format of SYSLINUX. Its line "DEFAULT rescue-a" names entry and image set
 // in one word, whose length never changes.
-type Extlinux struct{ Dir string }
+type Extlinux struct {
+	Dir       string
+	Signature string // of the disk's MBR
+}
 
-func (x Extlinux) config() string { return filepath.Join(x.Dir, "extlinux/extlinux.conf") }
+func (x Extlinux) config() string { return filepath.Join(x.Dir, extlinux.ConfigPath) }
 
 // words are the names of the entries in extlinux.conf.
 var words = map[Entry]string{Rescue: "rescue", System: "normal"}
@@ -29,14 +34,20 @@ func (x Extlinux) Default() (Entry, error) {
 // CurrentSet is the folder of sda1 whose image is booted: a or b.
 func (x Extlinux) CurrentSet() (string, error) {
 	l, err := x.read()
+	if damaged(err) {
+		return "a", nil // What boot.scr takes then.
+	}
 	if err != nil {
 		return "", fmt.Errorf("cannot read the boot default: %w", err)
 	}
 	return l.set, nil
 }
 
-// Forgotten is false: what CurrentSet cannot read is its error.
-func (x Extlinux) Forgotten() bool { return false }
+// Forgotten reports whether extlinux.conf is damaged or gone.
+func (x Extlinux) Forgotten() bool {
+	_, err := x.read()
+	return damaged(err)
+}
 
 // ByHand tells people how to make the installed system the default.
 func (x Extlinux) ByHand() string {
@@ -46,9 +57,15 @@ func (x Extlinux) ByHand() string {
 
 // SetBoot changes one word of extlinux.conf in place and returns when it is on
 // the disk. The file keeps its size and its clusters, so at every moment U-Boot
-// reads the old word or the new one.
+// reads the old word or the new one. A file that is damaged is made anew: boot.scr
+// starts the rescue system until then.
 func (x Extlinux) SetBoot(e Entry, set string) error {
 	l, err := x.read()
+	if damaged(err) {
+		text := bytes.Replace(extlinux.Config(x.Signature), []byte(extlinux.Default), []byte(words[e]+"-"+set), 1)
+		err = renew(x.config(), text)
+		l = defaultLine{entry: e, set: set}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot set what boots: %w", err)
 	}
@@ -83,7 +100,7 @@ func (x Extlinux) read() (defaultLine, error) {
 	defer f.Close()
 	l, ok := findDefault(firstLines(f))
 	if !ok {
-		return defaultLine{}, fmt.Errorf("%s: no line \"DEFAULT rescue-a\" (or normal, or -b) in its first %d bytes", x.config(), sector)
+		return defaultLine{}, fmt.Errorf("%s: no line \"DEFAULT rescue-a\" (or normal, or -b): %w", x.config(), errNoLine)
 	}
 	return l, nil
 }

@@ -5,11 +5,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"appplatform/internal/extlinux"
 )
 
-func extlinux(t *testing.T, text string) Extlinux {
+func extlinuxConf(t *testing.T, text string) Extlinux {
 	t.Helper()
-	x := Extlinux{t.TempDir()}
+	x := Extlinux{Dir: t.TempDir()}
 	if err := os.MkdirAll(filepath.Dir(x.config()), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +24,7 @@ func extlinux(t *testing.T, text string) Extlinux {
 // OS-D3: one word says what boots; it changes in place and nothing else does.
 func TestExtlinuxSetBoot(t *testing.T) {
 	const before = "# What boots.\nDEFAULT rescue-b\r\nTIMEOUT 20\n# DEFAULT rescue-a\n"
-	x := extlinux(t, before)
+	x := extlinuxConf(t, before)
 	info, err := os.Stat(x.config())
 	if err != nil {
 		t.Fatal(err)
@@ -52,17 +54,31 @@ func TestExtlinuxSetBoot(t *testing.T) {
 	}
 }
 
-func TestExtlinuxRefuses(t *testing.T) {
+// Without that word the file is damaged, and made anew as images have it.
+func TestExtlinuxDamaged(t *testing.T) {
+	const signature = "01234567"
 	for _, text := range []string{
 		"", "DEFAULT rescue\n", "DEFAULT rescue-c\n", "DEFAULTrescue-a\n", "# DEFAULT rescue-a\n",
 		strings.Repeat("#", 505) + "\nDEFAULT rescue-a\n",
 	} {
-		x := extlinux(t, text)
+		x := extlinuxConf(t, text)
+		x.Signature = signature
 		if _, err := x.Default(); err == nil || !strings.Contains(err.Error(), "no line \"DEFAULT rescue-a\"") {
 			t.Errorf("Default() of %q = %v; want what is missing", text, err)
 		}
-		if err := x.SetBoot(System, "a"); err == nil {
-			t.Errorf("SetBoot() of %q = nil; want an error", text)
+		if set, err := x.CurrentSet(); set != "a" || err != nil || !x.Forgotten() {
+			t.Errorf("CurrentSet() of %q = %q, %v, Forgotten() = %v; want a, and true", text, set, err, x.Forgotten())
 		}
+		if err := x.SetBoot(System, "b"); err != nil || get(t, x.config()+".damaged") != text {
+			t.Errorf("SetBoot() of %q = %v; want it to be kept", text, err)
+		}
+		want := strings.Replace(string(extlinux.Config(signature)), "rescue-a", "normal-b", 1)
+		if got := get(t, x.config()); got != want {
+			t.Errorf("SetBoot() of %q makes\n%s\nwant\n%s", text, got, want)
+		}
+	}
+	x := Extlinux{t.TempDir(), signature}
+	if err := x.SetBoot(Rescue, "a"); err != nil || get(t, x.config()) != string(extlinux.Config(signature)) || x.Forgotten() {
+		t.Errorf("SetBoot() = %v without a file and makes\n%s", err, get(t, x.config()))
 	}
 }

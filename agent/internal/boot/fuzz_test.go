@@ -112,7 +112,7 @@ func FuzzGRUB(f *testing.F) {
 // The same for extlinux.conf: and a word that goes on in the second sector is
 // not one that ends with the first.
 func FuzzExtlinux(f *testing.F) {
-	x := Extlinux{f.TempDir()}
+	x := Extlinux{Dir: f.TempDir()}
 	if err := os.MkdirAll(filepath.Dir(x.config()), 0o755); err != nil {
 		f.Fatal(err)
 	}
@@ -126,8 +126,14 @@ func FuzzExtlinux(f *testing.F) {
 		if whole, ok := findDefault([]byte(config)); err == nil && (!ok || whole != l) {
 			t.Fatalf("read() = %+v; want %+v of %q", l, whole, config)
 		}
-		if _, err2 := x.CurrentSet(); (err2 == nil) != (err == nil) {
-			t.Fatalf("CurrentSet() = %v and Default() = %v", err2, err)
+		set, err2 := x.CurrentSet()
+		if err2 != nil || x.Forgotten() != (err != nil) || err != nil && set != "a" {
+			t.Fatalf("CurrentSet() = %q, %v, Forgotten() = %v and Default() = %v", set, err2, x.Forgotten(), err)
+		}
+		if err != nil {
+			if err := x.SetBoot(System, set); err != nil || get(t, x.config()+".damaged") != config {
+				t.Fatalf("SetBoot() = %v of the damaged %q", err, config)
+			}
 		}
 		checkLoader(t, x, x.config(), len("rescue-a"))
 	})

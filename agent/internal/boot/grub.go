@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"appplatform/internal/atomicfile"
+	"appplatform/internal/smallfile"
 )
 
 // An Entry is a line of the boot menu, as `set default=` counts them.
@@ -49,10 +50,10 @@ type Loader interface {
 }
 
 // Loaders make the loader of each kind that a board can have, for sda1 mounted
-// at a folder.
-var Loaders = map[string]func(dir string) Loader{
-	"grub":     func(dir string) Loader { return GRUB{dir} },
-	"extlinux": func(dir string) Loader { return Extlinux{dir} },
+// at a folder and the GUID or signature of its disk.
+var Loaders = map[string]func(dir, disk string) Loader{
+	"grub":     func(dir, _ string) Loader { return GRUB{dir} },
+	"extlinux": func(dir, disk string) Loader { return Extlinux{dir, disk} },
 }
 
 // GRUB is the boot loader's files below the mount point of sda1.
@@ -215,7 +216,7 @@ func (g GRUB) environment() string { return filepath.Join(g.Dir, "boot/grub/grub
 
 // Forgotten reports whether the environment block is damaged or gone.
 func (g GRUB) Forgotten() bool {
-	b, err := os.ReadFile(g.environment())
+	b, err := smallfile.Read(g.environment(), smallfile.Most)
 	if err == nil {
 		_, err = setLetter(b[:min(len(b), sector)])
 	}
@@ -224,7 +225,7 @@ func (g GRUB) Forgotten() bool {
 
 // CurrentSet is the folder of sda1 whose image is booted: a or b.
 func (g GRUB) CurrentSet() (string, error) {
-	b, err := os.ReadFile(g.environment())
+	b, err := smallfile.Read(g.environment(), smallfile.Most)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cannot read the boot environment: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"appplatform/internal/atomicfile"
+	"appplatform/internal/smallfile"
 )
 
 // File is where the settings are kept, below the root of the machine.
@@ -36,7 +37,7 @@ func (s Settings) DHCP() bool { return !s.Address.IsValid() }
 // Load reads the settings below root; without a file, they are what a gateway
 // has handed over on the kernel command line, or else DHCP.
 func Load(root string) (Settings, error) {
-	text, err := os.ReadFile(filepath.Join(root, File))
+	text, err := smallfile.Read(filepath.Join(root, File), smallfile.Most)
 	if errors.Is(err, os.ErrNotExist) {
 		cmdline, _ := os.ReadFile(filepath.Join(root, "proc/cmdline"))
 		return fromCmdline(string(cmdline))

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"appplatform/image/internal/ext4"
-	"appplatform/image/internal/extlinux"
 	"appplatform/image/internal/grub"
+	"appplatform/internal/extlinux"
 	"appplatform/partitions"
 	"appplatform/tooltree"
 )
@@ -69,7 +69,7 @@ func write(ctx context.Context, tools *tooltree.Tree, o Options, out string) err
 	write := writeGPT
 	if o.Table.Scheme == partitions.MBR {
 		write = writeMBR
-		o.Boot[extlinux.ConfigPath] = Source{Data: extlinux.Config(o.Table.UUID(partitions.Boot), o.Table.UUID(partitions.Rootfs))}
+		o.Boot[extlinux.ConfigPath] = Source{Data: extlinux.Config(o.Table.DiskUUID)}
 	} else {
 		o.Boot[grub.ConfigPath] = Source{Data: grub.Config}
 		o.Boot[grub.EnvPath] = Source{Data: grub.Env()}
