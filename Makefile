@@ -53,7 +53,7 @@ SEED ?= 0
 POWERCUT_PLANS ?= install update rollback resize
 powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what installations, updates, rollbacks and resizes write, cut at every moment, on each board (hours, for the machines that it starts)
 	@mkdir -p out/powercut && rm -f out/powercut/table
-	go test -timeout 24h -parallel 1 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' -plans '$(POWERCUT_PLANS)' \
+	go test -timeout 24h -parallel 2 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' -plans '$(POWERCUT_PLANS)' \
 		-samples 300 -torn 64 -repairs 2000 -boots $(BOOTS) -seed $(SEED); \
 		status=$$?; cat out/powercut/table; exit $$status
 

@@ -299,7 +299,7 @@ func TestPortInUse(t *testing.T) {
 }
 
 // A full disk of the host is noticed before the gateway's disk is touched.
-func TestFullDisk(t *testing.T) {
+func TestDiskFull(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can mount a small disk")
 	}

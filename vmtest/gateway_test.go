@@ -55,9 +55,16 @@ func TestGateway(t *testing.T) {
 			testCopies(t, m)
 			testDatabase(r)
 			r.want("apagent status", "boot default  system")
-			r = testUpdate(t, m, r, b.name)
-			testDamagedExtlinux(t, m, r, b)
 			r.want("uname -m", map[vmtest.Arch]string{vmtest.ARM: "armv7l", vmtest.ARM64: "aarch64"}[b.arch])
+			password := rootPassword
+			t.Run("update", func(t *testing.T) {
+				testUpdate(t, m, root{t, m}, b.name)
+				password = changedPassword
+			})
+			if t.Failed() {
+				return
+			}
+			t.Run("damaged extlinux", func(t *testing.T) { testDamagedExtlinux(t, m, root{t, m}, b, password) })
 			powerOff(t, m)
 			checkGateway(t, o.Disks[0].Path)
 		})
@@ -66,7 +73,7 @@ func TestGateway(t *testing.T) {
 
 // testDamagedExtlinux damages what U-Boot reads first. It starts the rescue
 // system then, which makes the file anew and starts the installed system.
-func testDamagedExtlinux(t *testing.T, m *vmtest.Machine, r root, b gatewayBoard) {
+func testDamagedExtlinux(t *testing.T, m *vmtest.Machine, r root, b gatewayBoard, password string) {
 	t.Helper()
 	how := map[string]string{"armel": "rm /mnt/sda1/extlinux/extlinux.conf", "arm64": "tr -c x '\\0' < /etc/passwd > /mnt/sda1/extlinux/extlinux.conf"}
 	r.run("cp /mnt/sda1/extlinux/extlinux.conf /home/admin/conf && sync && " + how[b.name])
@@ -74,7 +81,7 @@ func testDamagedExtlinux(t *testing.T, m *vmtest.Machine, r root, b gatewayBoard
 	expect(t, m, `the boot loader had forgotten which image is the current one: it is a`, offWithin+menuWithin+bootWithin)
 	expect(t, m, `App Platform \(a\)(?s:.*)`+startsKernel, healWithin)
 	expect(t, m, loginPrompt, bootWithin)
-	r = rootLogin(t, m, changedPassword)
+	r = rootLogin(t, m, password)
 	r.run("cmp /mnt/sda1/extlinux/extlinux.conf /home/admin/conf")
 	wantHealed(r, "extlinux.conf")
 }

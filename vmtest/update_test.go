@@ -73,7 +73,7 @@ func TestUpdate(t *testing.T) {
 }
 
 // testUpdate takes a running machine to the next image and back.
-func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) root {
+func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) {
 	t.Helper()
 	const password = changedPassword
 	changePassword(r, password)
@@ -104,7 +104,6 @@ func testUpdate(t *testing.T, m *vmtest.Machine, r root, board string) root {
 	r = commits(t, m, before, password)
 	r.want("apagent status", "image         "+before)
 	testKept(r, key)
-	return r
 }
 
 // commits waits until an image is the one that starts from now on, and logs in.
