@@ -25,6 +25,9 @@ func Confirm(ctx context.Context, m Machine) error {
 		m.Log.Printf("%v", err) // rcS resets the machine if this is an attempt.
 	}
 	err := m.confirm(ctx)
+	if t, unknown := m.readTransition(); err == nil && t == nil && unknown == nil {
+		return m.writeFlag(settledFile)
+	}
 	if err == nil || !m.attempt() || ctx.Err() != nil {
 		return err
 	}
@@ -127,19 +130,31 @@ func (m Machine) conclude(ctx context.Context, d disk, t transition, result, tex
 	return m.end(t, result)
 }
 
+// maxInterruptions is how often a trial may be interrupted by an orderly restart
+// without being an attempt.
+const maxInterruptions = 5
+
+// settledFile tells the scripts of a shutdown that this system is no attempt any
+// more: nothing resets it when it takes long.
+const settledFile = "run/app-platform/settled"
+
 // trial decides about the new image.
 func (m Machine) trial(ctx context.Context, d disk, t transition) error {
 	m.Log.Printf("App Platform %s is on trial", t.To.Label)
 	err := m.healthy(ctx, t.Network)
 	if ctx.Err() != nil {
-		// The machine is being switched off: that is no attempt.
-		t.Tries = max(0, t.Tries-1)
+		// The machine is being switched off: that is no attempt, unless the image
+		// itself does it again and again.
+		if t.Interrupted++; t.Interrupted <= maxInterruptions {
+			t.Tries = max(0, t.Tries-1)
+		}
 		return errors.Join(ctx.Err(), m.keep(t))
 	}
 	if err == nil {
 		return Apply(ctx, m, m.planCommit(d, t))
 	}
 	t = t.failed(err.Error())
+	t.CameUp = true
 	m.Log.Printf("App Platform %s does not work: %s", t.To.Label, t.Reason)
 	if err := Apply(ctx, m, []Step{openLog{d}, keepStage{t}}); err != nil {
 		m.Log.Printf("%v", err) // The attempts are counted.

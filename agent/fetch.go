@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -154,7 +155,17 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	if have > 0 {
 		m.Log.Printf("going on with a download of which %v are here", partitions.Size(have))
 	}
-	if err := m.makeRoom(max(0, headSize-have)); err != nil {
+	// A wrong file is refused before it takes room from anything.
+	in := &limited{Reader: from, perSecond: o.Limit, began: time.Now()}
+	head, err := io.ReadAll(io.LimitReader(io.MultiReader(io.NewSectionReader(f, 0, have), in), headSize))
+	if err != nil {
+		return err
+	}
+	size, err := m.checkHead(d, head, o.Force)
+	if err != nil {
+		return err
+	}
+	if err := m.makeRoom(size - have); err != nil {
 		return err
 	}
 	if err := m.writeState(incomingInfo, incoming{o.Source, from.Version()}); err != nil {
@@ -166,20 +177,12 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	if _, err := f.Seek(have, io.SeekStart); err != nil {
 		return err
 	}
-	in := &limited{Reader: from, perSecond: o.Limit, began: time.Now()}
-	if have < headSize {
-		if _, err := io.CopyN(f, in, headSize-have); err != nil && err != io.EOF {
+	if new := head[min(have, int64(len(head))):]; len(new) > 0 {
+		if _, err := f.Write(new); err != nil {
 			return err
 		}
 	}
-	size, err := m.checkHead(d, o.Force)
-	if err != nil {
-		return err
-	}
 	have, in.n = have+in.n, 0
-	if err := m.makeRoom(size - have); err != nil {
-		return err
-	}
 	// One byte too many is enough to tell that it is another file.
 	rest := io.LimitReader(in, max(0, size-have)+1)
 	if _, err := io.Copy(f, progressReader{rest, func() { m.Log.Progress("downloaded", have+in.n, size) }}); err != nil {
@@ -204,12 +207,11 @@ func (m Machine) ask(ctx context.Context, address string, o download.Options) (*
 	return download.Open(ctx, address, o)
 }
 
-// checkHead refuses a wrong file before all of it is here, and tells how long a
-// right one is.
-func (m Machine) checkHead(d disk, force bool) (size int64, err error) {
-	u, err := updateFile{path: m.path(incomingFile)}.open(m.Platform.Keys)
+// checkHead refuses a wrong file by how it begins, and tells how long a right one
+// is.
+func (m Machine) checkHead(d disk, head []byte, force bool) (size int64, err error) {
+	u, err := bundle.OpenUpdate(bytes.NewReader(head), m.Platform.Keys)
 	if err == nil {
-		defer u.Close()
 		err = m.accept(d, u.Manifest, force)
 	}
 	if err == nil {
@@ -235,7 +237,8 @@ func (m Machine) makeRoom(need int64) error {
 		}
 	}
 	if space.Free < least {
-		return withHint("run apagent diskfree, then this again",
+		whole := (least + partitions.MiB - 1) / partitions.MiB * partitions.MiB
+		return withHint(fmt.Sprintf("run apagent diskfree --need='%v', then this again", whole),
 			"the update needs %s on the data partition, and there are %s", least.Short(), space.Free.Short())
 	}
 	return nil

@@ -281,7 +281,19 @@ func TestMakeRoom(t *testing.T) {
 	if _, err := os.Stat(u.path(reserveFile)); err == nil {
 		t.Error("the reserve was not taken")
 	}
-	if err := u.makeRoom(int64(400 * partitions.MiB)); err == nil || !strings.Contains(Explain(err), "the update needs 656 MiB on the data partition") || !strings.Contains(Explain(err), "hint: run apagent diskfree") {
+	// A file that is refused takes nothing.
+	must(t, makeReserve{}.Do(t.Context(), u.Machine))
+	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(u.file))))
+	defer server.Close()
+	u.Platform.Board = "armel"
+	err := Update(t.Context(), u.Machine, UpdateOptions{Source: server.URL + "/" + filepath.Base(u.file)})
+	if err == nil || !strings.Contains(err.Error(), "is for board x86_64") {
+		t.Errorf("an update for another board = %v", err)
+	}
+	if _, err := os.Stat(u.path(reserveFile)); err != nil {
+		t.Errorf("an update that was refused has taken the reserve: %v", err)
+	}
+	if err := u.makeRoom(int64(400 * partitions.MiB)); err == nil || !strings.Contains(Explain(err), "the update needs 656 MiB on the data partition") || !strings.Contains(Explain(err), "hint: run apagent diskfree --need='656 MiB', then this again") {
 		t.Errorf("makeRoom() of too much = %v", err)
 	}
 }

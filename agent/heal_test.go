@@ -174,6 +174,75 @@ func TestUpdateFromADamagedImage(t *testing.T) {
 	}
 }
 
+// When the former image is damaged there is nothing to go back to: a new image
+// that has come up stays, whatever does not work in it.
+func TestSickUpdateFromADamagedImage(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		u := newUpdatable(t, gateway)
+		u.up()
+		u.damage("a", bundle.RootfsName)
+		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file, Force: true}))
+		for range 20 {
+			u.firmware()
+			u.sick = !u.Ramdisk && u.Platform.Label == "160002"
+			if u.run(t.Context()) {
+				break
+			}
+		}
+		u.checkSettled("nothing to go back to", "160002")
+		if o := GetUpdateStatus(u.Machine).Last; o == nil || o.Result != committed || !strings.Contains(o.Reason, "PostgreSQL does not answer: no answer; App Platform 160001 is damaged") {
+			t.Errorf("the last update is %+v", o)
+		}
+	})
+}
+
+// One that has never come up does not stay: the rescue system waits for somebody,
+// who can install it all the same.
+func TestDeadUpdateFromADamagedImage(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		u := updated(t, gateway)
+		u.damage("a", bundle.RootfsName)
+		must(t, u.firmwareLoader().SetBoot(boot.Rescue, "a"))
+		u.underWay()
+		under, err := os.ReadFile(u.path("content/" + transitionFile))
+		must(t, err)
+		restore := strings.Replace(string(under), "apply", "restore", 1)
+		must(t, os.WriteFile(u.path("content/"+transitionFile), []byte(restore), 0o644))
+		must(t, os.Remove(u.path("content/"+installedFile)))
+		u.firmware()
+		err = Start(t.Context(), u.Machine, nobody{})
+		if err == nil || !strings.Contains(Explain(err), "cannot go back to App Platform 160001") || !strings.Contains(Explain(err), "apagent rescue reinstall b") {
+			t.Fatalf("Start() = %v; want a way out", err)
+		}
+		must(t, Reinstall(t.Context(), u.Machine, "b"))
+		u.settle(t.Context())
+		u.checkSettled("re-installed", "160002")
+	})
+}
+
+// An update to the place that the firmware was told to start, and could not, is
+// not what it starts next.
+func TestUpdateAfterTheFirmwareFellBack(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		u := newUpdatable(t, gateway)
+		u.up()
+		must(t, u.firmwareLoader().SetBoot(boot.System, "b"))
+		u.Cmdline += " ap.set=a"
+		u.events = nil
+		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
+		if set, err := u.firmwareLoader().CurrentSet(); set != "a" || err != nil {
+			t.Errorf("the firmware starts image %s, %v; want a until b has shown that it works", set, err)
+		}
+		first, last := "let the firmware start the system of image a", "write image b"
+		log := u.out.String()
+		if i := strings.Index(log, first); i < 0 || i > strings.Index(log, last) {
+			t.Errorf("the log is\n%s\nwant %q before %q", log, first, last)
+		}
+		u.settle(t.Context())
+		u.checkSettled("updated", "160002")
+	})
+}
+
 // A certificate that has expired is taken in spite of a wrong clock, but only
 // one that is to be trusted otherwise.
 func TestUntrustedCertificateIsRefused(t *testing.T) {

@@ -226,11 +226,6 @@ func (u *menu) shell(context.Context, Machine) (bool, error) {
 func (u *menu) check(ctx context.Context, m Machine) (bool, error) { return false, CheckDisk(ctx, m) }
 
 func (u *menu) resize(ctx context.Context, m Machine) (bool, error) {
-	unlock, err := m.lockRescue()
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
 	return false, Resize(ctx, m, false)
 }
 

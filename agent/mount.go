@@ -191,6 +191,9 @@ func (m Machine) withData(ctx context.Context, d disk, do func() error) error {
 // there is on the disk when the editor returns.
 const bootFlags = unix.MS_NOATIME | unix.MS_SYNCHRONOUS | unix.MS_DIRSYNC
 
+// bootBrokenFile is there while sda1 has a file system that could not be repaired.
+const bootBrokenFile = "run/app-platform/boot-broken"
+
 // mountChecked never mounts a file system for writing that cannot be repaired:
 // every write could destroy more. Reading sda1 is enough to go on.
 func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir string) error {
@@ -209,6 +212,11 @@ func (m Machine) mountChecked(ctx context.Context, d disk, number int, dir strin
 		}
 		m.Log.Printf("%s", Explain(err))
 		flags |= unix.MS_RDONLY
+		if err := m.writeFlag(bootBrokenFile); err != nil {
+			m.Log.Printf("%v", err)
+		}
+	} else if number == partitions.Boot {
+		_ = os.Remove(m.path(bootBrokenFile)) // Mostly there is none.
 	}
 	if err := m.mount(d, number, dir, flags); err != nil {
 		return err

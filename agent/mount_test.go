@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"appplatform/agent/internal/block"
+	"appplatform/agent/internal/boot"
 	"appplatform/internal/run"
 	"appplatform/partitions"
 )
@@ -197,6 +198,13 @@ func TestMountNeverWritesToBroken(t *testing.T) {
 		}
 		if broken == "sda1" && !strings.Contains(m.out.String(), "cannot repair sda1") {
 			t.Errorf("the console does not name sda1:\n%s", m.out.String())
+		}
+		if broken == "sda1" {
+			// What boots can be chosen all the same, and that is all.
+			must(t, m.setDefault(boot.Rescue))
+			if last := m.events[len(m.events)-1]; !strings.HasSuffix(last, "remount 0x401 sync") {
+				t.Errorf("after that sda1 stays writable: %q", m.events)
+			}
 		}
 		if broken == "sda2" {
 			if err == nil || !strings.Contains(Explain(err), "cannot repair sda2") || !strings.Contains(Explain(err), "\nhint: ") {

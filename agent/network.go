@@ -79,6 +79,11 @@ func (m Machine) storeForSystem(ctx context.Context, s netconf.Settings) error {
 		return withHint("wait until the image is installed and set the address then",
 			"the settings last until the next start: there is no data partition yet")
 	}
+	unlock, err := m.lockRescue()
+	if err != nil {
+		return fmt.Errorf("the settings last until the next start: %w", err)
+	}
+	defer unlock()
 	err = m.withData(ctx, d, func() error {
 		if err := makeSkeleton(m.path(dataDir)); err != nil {
 			return err

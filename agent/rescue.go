@@ -17,15 +17,10 @@ func errNotHere(what string) error {
 		"cannot %s: this is the installed system, which is in use", what)
 }
 
-// rescueDir is locked by whoever changes the machine in the rescue system: there
-// are several consoles.
-const rescueDir = "run/app-platform"
-
+// lockRescue is for whoever changes the disk in the rescue system: there are
+// several consoles, and the system itself has things to do.
 func (m Machine) lockRescue() (unlock func(), err error) {
-	if err := os.MkdirAll(m.path(rescueDir), 0o755); err != nil {
-		return nil, err
-	}
-	return lockFolder(m.path(rescueDir), "somebody else is repairing this machine right now")
+	return m.lock("run/app-platform/rescue.lock", "the disk of this machine is being worked on right now")
 }
 
 // rescueDisk finds a disk that can be rescued, and keeps others from it until
@@ -182,7 +177,7 @@ func (m Machine) planReinstall(ctx context.Context, d disk, set string) ([]Step,
 	if err != nil {
 		return nil, err
 	}
-	if work.transition != nil {
+	if work.transition != nil && work.transition.Stage != stageRestore {
 		return nil, m.refuseUnfinished(ctx, d)
 	}
 	if set == "" {
@@ -190,18 +185,26 @@ func (m Machine) planReinstall(ctx context.Context, d disk, set string) ([]Step,
 			return nil, err
 		}
 	}
-	return []Step{
-		checkImage{set},
-		bootEntry{boot.Rescue, set},
-		forgetInstalled{},
+	begin := []Step{checkImage{set}, bootEntry{boot.Rescue, set}, forgetInstalled{}}
+	if work.transition != nil { // It could not go back, and somebody decides.
+		begin = append(begin, forgetUpdate{})
+	}
+	return append(begin,
 		writeRootfs{disk: d, set: set, resume: true},
 		verifyRootfs{disk: d, set: set},
 		makeFolders{},
 		labelSystem{set},
 		markInstalled{set},
 		bootSystem{set},
-	}, nil
+	), nil
 }
+
+// forgetUpdate ends the way from one image to another where it is.
+type forgetUpdate struct{}
+
+func (forgetUpdate) String() string { return "forget what an update has left" }
+
+func (forgetUpdate) Do(_ context.Context, m Machine) error { return m.forgetTransition() }
 
 // checkImage is checkSet that looks for a way out.
 type checkImage struct{ set string }

@@ -185,7 +185,11 @@ func TestRescueRefuses(t *testing.T) {
 		{"check what runs", func(u *updatable) { u.Ramdisk = false }, CheckDisk, "this is the installed system"},
 		{"re-install during an update", func(u *updatable) { u.underWay() }, reinstall, "the way from App Platform 160001 to 160002 is not finished\nhint: restart, and it goes on"},
 		{"previous image during an update", func(u *updatable) { u.underWay() }, Rollback, "the way from App Platform 160001 to 160002 is not finished"},
-		{"two people", func(u *updatable) { first2(u.lockRescue()) }, reinstall, "somebody else is repairing"},
+		{"two people", func(u *updatable) { u.taken, _ = u.lockRescue() }, reinstall, "is being worked on right now"},
+		{"a resize beside it", func(u *updatable) { u.taken, _ = u.lockRescue() }, func(ctx context.Context, m Machine) error { return Resize(ctx, m, false) }, "is being worked on right now"},
+		{"an installation beside it", func(u *updatable) { u.taken, _ = u.lockRescue() }, Install, "is being worked on right now"},
+		{"an address beside it", func(u *updatable) { u.taken, _ = u.lockRescue() },
+			func(ctx context.Context, m Machine) error { return SetNetwork(ctx, m, NetworkArguments{DHCP: true}) }, "is being worked on right now"},
 		{"damaged, the other is whole", func(u *updatable) { u.damage("b", "rootfs.ext4.xz") }, reinstall,
 			"image b is damaged: " + "" /* the reason */ + "|image a (160001) is whole and can be used instead: apagent rescue reinstall a"},
 		{"both damaged", func(u *updatable) { u.damage("a", "kernel"); u.damage("b", "kernel") }, reinstall,
@@ -223,13 +227,6 @@ func TestRescueRefuses(t *testing.T) {
 				t.Errorf("what is installed: %s, %v", text, err)
 			}
 		})
-	}
-}
-
-func first2(unlock func(), err error) {
-	_ = unlock
-	if err != nil {
-		panic(err)
 	}
 }
 

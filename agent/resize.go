@@ -191,6 +191,13 @@ func Resize(ctx context.Context, m Machine, restart bool) error {
 	if restart && !m.Ramdisk {
 		return withHint("leave --reboot away: the installed system uses the room at once", "cannot resize and reboot: this is the installed system")
 	}
+	if m.Ramdisk {
+		unlock, err := m.lockRescue()
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	steps, err := PlanResize(ctx, m, restart)
 	if err != nil || len(steps) == 0 {
 		return err

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -12,6 +13,11 @@ import (
 
 // resume goes on with a transition in the ramdisk of either image.
 func (m Machine) resume(ctx context.Context, d disk, t transition) error {
+	unlock, err := m.lockRescue()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	defer m.showProgress(ctx, d)()
 	set, err := m.runningSet()
 	if err != nil {
@@ -77,17 +83,40 @@ func (m Machine) restore(ctx context.Context, d disk, t transition) error {
 		}
 		return m.reboot()
 	}
-	if err := Apply(ctx, m, m.planRestore(d, t)); err != nil {
+	if err := Apply(ctx, m, []Step{openLog{d}, keepStage{t}}); err != nil {
+		return err
+	}
+	steps := m.planRestore(d, t)
+	if damage := m.checkWhole(ctx, t.From.Set); damage != nil && ctx.Err() == nil {
+		err := m.checkWhole(ctx, t.To.Set)
+		if err != nil || !t.CameUp {
+			return withHint(fmt.Sprintf("apagent rescue reinstall %s installs the new image all the same; otherwise write an image to the disk", t.To.Set),
+				"cannot go back to App Platform %s: %w", t.From.Label, errors.Join(damage, err))
+		}
+		m.Log.Printf("image %s is damaged: %v", t.From.Set, damage)
+		t.Reason += fmt.Sprintf("; App Platform %s is damaged and cannot take its place", t.From.Label)
+		steps = m.planStay(d, t)
+	}
+	if err := Apply(ctx, m, steps); err != nil {
 		return fmt.Errorf("cannot go back to the former image: %w", err)
 	}
 	return m.reboot()
 }
 
+// planStay makes the new system the one that the firmware starts although not
+// everything works in it: there is no other one any more.
+func (m Machine) planStay(d disk, t transition) []Step {
+	return []Step{
+		writeRootfs{d, t.To.Set, true},
+		verifyRootfs{d, t.To.Set},
+		markInstalled{t.To.Set},
+		writeLabel{t.To.Label},
+		endTransition{t, t.To, committed},
+	}
+}
+
 func (m Machine) planRestore(d disk, t transition) []Step {
 	return []Step{
-		openLog{d},
-		keepStage{t},
-		checkSet{t.From.Set},
 		bootEntry{boot.Rescue, t.From.Set},
 		forgetInstalled{},
 		writeRootfs{d, t.From.Set, true},

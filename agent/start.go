@@ -109,6 +109,11 @@ type work struct {
 func (w work) any() bool { return w.install || w.transition != nil }
 
 func (m Machine) installAndReboot(ctx context.Context, d disk) error {
+	unlock, err := m.lockRescue()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	m.Log.Printf("installing App Platform %s on %v", m.Platform.Label, d.Disk)
 	steps, err := m.planInstall(d)
 	if err != nil {

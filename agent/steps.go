@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -155,14 +154,17 @@ func (s mountData) Do(_ context.Context, m Machine) error {
 			return err
 		}
 	}
-	if err := atomicfile.Write(m.path(installingFile), nil, 0o644); err != nil {
+	if err := m.evenFull(func() error { return atomicfile.Write(m.path(installingFile), nil, 0o644) }); err != nil {
 		return err
 	}
 	// An image that was written over this disk ends what was under way on it.
 	if err := m.forgetTransition(); err != nil {
 		return err
 	}
-	return m.Log.Open(m.path(filepath.Join(dataDir, InstallLog)))
+	if err := m.evenFull(func() error { return m.Log.Open(m.path(filepath.Join(dataDir, InstallLog))) }); err != nil {
+		m.Log.Printf("%v", err) // A full disk is no reason to stop.
+	}
+	return nil
 }
 
 // commitData ends the time in which sda2 may be formatted.
@@ -255,7 +257,9 @@ type makeFolders struct{}
 
 func (makeFolders) String() string { return "make the folders of the data partition" }
 
-func (makeFolders) Do(_ context.Context, m Machine) error { return makeSkeleton(m.path(dataDir)) }
+func (makeFolders) Do(_ context.Context, m Machine) error {
+	return m.evenFull(func() error { return makeSkeleton(m.path(dataDir)) })
+}
 
 // Both files lie on sda2: one says that an installation has begun and not
 // ended, the other which system was written and compared completely.
@@ -307,11 +311,7 @@ func (s markInstalled) Do(_ context.Context, m Machine) error {
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(installed{set.Label, set.Rootfs.RawSHA256})
-	if err != nil {
-		return fmt.Errorf("internal error: %w", err)
-	}
-	if err := atomicfile.Write(m.path(installedFile), append(text, '\n'), 0o644); err != nil {
+	if err := m.writeState(installedFile, installed{set.Label, set.Rootfs.RawSHA256}); err != nil {
 		return err
 	}
 	return m.syncData()
@@ -325,8 +325,8 @@ type bootSystem struct{ set string }
 func (bootSystem) String() string { return "boot the system from now on" }
 
 func (s bootSystem) Do(_ context.Context, m Machine) error {
-	if err := m.Log.Finished(); err != nil {
-		return err
+	if err := m.evenFull(m.Log.Finished); err != nil {
+		m.Log.Printf("%v", err) // A full disk is no reason to stop.
 	}
 	if err := m.syncData(); err != nil {
 		return err
@@ -374,15 +374,17 @@ func (m Machine) setBoot(e boot.Entry, set string) error {
 }
 
 // changeBoot does something while sda1 can be written. In the ramdisk it cannot
-// be afterwards: the machine restarts next, or somebody repairs it.
+// be afterwards: the machine restarts next, or somebody repairs it. Nor can it be
+// if its file system is broken: what boots has to be chosen all the same.
 func (m Machine) changeBoot(do func() error) error {
 	if err := m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|bootFlags, ""); err != nil {
 		return err
 	}
-	if err := do(); err != nil || !m.Ramdisk {
+	err := do()
+	if _, missing := os.Stat(m.path(bootBrokenFile)); missing != nil && !m.Ramdisk {
 		return err
 	}
-	return m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|bootFlags, "")
+	return errors.Join(err, m.Kernel.Mount("", "/"+bootDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|bootFlags, ""))
 }
 
 // fillBoot lets do write large files to sda1, and returns when they are on the

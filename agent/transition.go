@@ -36,6 +36,10 @@ type transition struct {
 	Tries   int     `json:"tries"`   // how often To was started in this stage
 	Network bool    `json:"network"` // there was one before
 	Reason  string  `json:"reason,omitempty"`
+	// CameUp is set when the system To has started, but not everything works.
+	CameUp bool `json:"came_up,omitempty"`
+	// Interrupted is how often it was restarted in an orderly way while on trial.
+	Interrupted int `json:"interrupted,omitempty"`
 }
 
 // transitionFormat is the version of transition that this agent writes and
@@ -126,15 +130,7 @@ func (t transition) check() error {
 // keep has the transition on the disk when it returns.
 func (m Machine) keep(t transition) error {
 	t.Format = transitionFormat
-	err := m.writeState(transitionFile, t)
-	if errors.Is(err, unix.ENOSPC) {
-		// This is worth what is kept for a full disk, and half a download.
-		for _, name := range []string{reserveFile, incomingFile} {
-			_ = os.Remove(m.path(name)) // The next attempt tells.
-		}
-		err = m.writeState(transitionFile, t)
-	}
-	if err != nil {
+	if err := m.writeState(transitionFile, t); err != nil {
 		return fmt.Errorf("cannot record how far the update is: %w", err)
 	}
 	return m.syncData()
@@ -146,10 +142,25 @@ func (m Machine) writeState(file string, v any) error {
 		return fmt.Errorf("internal error: %w", err)
 	}
 	path := m.path(file)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+	return m.evenFull(func() error {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		return atomicfile.Write(path, append(text, '\n'), 0o644)
+	})
+}
+
+// evenFull does something on sda2 that has to be done even if there is no room
+// for it: that is worth what is kept for a full disk, and half a download.
+func (m Machine) evenFull(do func() error) error {
+	err := do()
+	if errors.Is(err, unix.ENOSPC) {
+		for _, name := range []string{reserveFile, incomingFile} {
+			_ = os.Remove(m.path(name)) // The next attempt tells.
+		}
+		err = do()
 	}
-	return atomicfile.Write(path, append(text, '\n'), 0o644)
+	return err
 }
 
 // end forgets the transition and keeps what became of it.

@@ -40,7 +40,7 @@ func Update(ctx context.Context, m Machine, o UpdateOptions) error {
 	}
 	defer done()
 	if err := m.checkWhole(ctx, t.From.Set); err != nil && !o.Force {
-		return withHint("--force installs it all the same; should it not work, somebody has to install an image in the rescue system",
+		return withHint("--force installs it all the same; should not everything work in it, it stays, because there is nothing to go back to",
 			"the running image could not be put back: %w", err)
 	} else if err != nil {
 		m.Log.Printf("the running image could not be put back: %v", err)
@@ -51,7 +51,13 @@ func Update(ctx context.Context, m Machine, o UpdateOptions) error {
 	}
 	t.To.Label, t.To.Rootfs = file.Label, file.Rootfs.RawSHA256
 	m.Log.Printf("updating App Platform %s to %s", t.From.Label, t.To.Label)
-	return m.restartInto(ctx, d, t, writeSet{file, t.To.Set}, verifySet{t.To.Set}, dropDownload{file})
+	steps := []Step{writeSet{file, t.To.Set}, verifySet{t.To.Set}, dropDownload{file}}
+	if chosen, err := m.loader().CurrentSet(); err != nil || chosen != t.From.Set {
+		// The firmware was told to start what is about to be replaced, could not, and
+		// took the other image. It must not find the new one there.
+		steps = append([]Step{bootEntry{boot.System, t.From.Set}}, steps...)
+	}
+	return m.restartInto(ctx, d, t, steps...)
 }
 
 // Rollback starts the image that ran before the last update, in the rescue
@@ -145,15 +151,16 @@ func (m Machine) beginTransition(ctx context.Context) (d disk, t transition, don
 
 // lockUpdates is for two people who update at the same time.
 func (m Machine) lockUpdates() (unlock func(), err error) {
-	if err := os.MkdirAll(m.path(updateDir), 0o755); err != nil {
-		return nil, err
-	}
-	return lockFolder(m.path(updateDir), "somebody else is updating this machine right now")
+	return m.lock("run/app-platform/update.lock", "somebody else is updating this machine right now")
 }
 
-// lockFolder keeps others out until unlock is called, or this process ends.
-func lockFolder(dir, taken string) (unlock func(), err error) {
-	f, err := os.Open(dir)
+// lock keeps others out until unlock is called, or this process ends. Only root
+// can open the file.
+func (m Machine) lock(file, taken string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(m.path(file)), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(m.path(file), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +168,10 @@ func lockFolder(dir, taken string) (unlock func(), err error) {
 		f.Close()
 		return nil, withHint("wait until it is over", "%s", taken)
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // A program that is being started may have it open as well.
+		f.Close()
+	}, nil
 }
 
 func (m Machine) findTransition() (t transition, err error) {

@@ -24,7 +24,8 @@ type updatable struct {
 	file     string
 	old, new testSet
 	starts   int
-	hangs    bool // the new system does not come to the end of its start
+	hangs    bool   // the new system does not come to the end of its start
+	taken    func() // unlocks what somebody else is at
 }
 
 func newUpdatable(t *testing.T, gateway bool) *updatable {
@@ -497,6 +498,59 @@ func TestUpdateFileIsExchanged(t *testing.T) {
 	}
 	if _, err := os.Stat(u.path("mnt/sda1/b")); err == nil {
 		t.Error("something of it was written")
+	}
+}
+
+// An image that restarts the machine again and again before it has shown that it
+// works is given up, too; a person may do so some times.
+func TestTrialIsInterrupted(t *testing.T) {
+	u := newUpdatable(t, false)
+	u.up()
+	must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
+	u.firmware()
+	u.run(t.Context())
+	u.firmware()
+	d, err := u.findDisk(t.Context())
+	must(t, err)
+	must(t, d.Announce(u, d.table.Parts...))
+	must(t, errors.Join(u.mountBoot(t.Context(), d), u.mountChecked(t.Context(), d, partitions.Data, dataDir)))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for n := range 10 {
+		tries := GetUpdateStatus(u.Machine).UnderWay.Tries
+		if err := Confirm(ctx, u.Machine); err == nil {
+			t.Fatal("an interrupted trial succeeds")
+		}
+		counts := GetUpdateStatus(u.Machine).UnderWay.Tries == tries
+		if tries > 0 && counts != (n >= maxInterruptions) {
+			t.Errorf("interruption %d is an attempt: %v", n+1, counts)
+		}
+		tr := *GetUpdateStatus(u.Machine).UnderWay
+		tr.Tries = tries
+		must(t, u.keep(tr))
+	}
+}
+
+// What is reset when it hangs is a system on trial, and no other one.
+func TestSettled(t *testing.T) {
+	u := newUpdatable(t, false)
+	u.up()
+	must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
+	must(t, os.RemoveAll(u.path(settledFile)))
+	u.sick = true
+	for !u.Ramdisk {
+		u.firmware()
+	}
+	u.run(t.Context())
+	u.firmware()
+	u.run(t.Context())
+	if _, err := os.Stat(u.path(settledFile)); err == nil {
+		t.Error("a system that is given up says that it is settled")
+	}
+	u.sick = false
+	u.settle(t.Context())
+	if _, err := os.Stat(u.path(settledFile)); err != nil {
+		t.Errorf("a system with nothing under way: %v", err)
 	}
 }
 

@@ -33,8 +33,8 @@ reinstall  writes the root file system again from the current image, or from
 
   --dry-run  print the steps and change nothing
 
-What was repaired at a start, without anybody, is in /var/log/repairs.log and
-in apagent status.
+What was repaired at a start, without anybody, is in apagent status and in
+/apps/install_step1.log.
 
 EXIT STATUS
   0  done

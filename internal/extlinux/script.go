@@ -19,10 +19,11 @@ bootflow scan -b
 `
 
 // rescue starts a rescue system when extlinux.conf is damaged or gone; that makes
-// the file anew. The words in capitals are filled in.
+// the file anew. An image has its manifest.json last. The words in capitals are filled in.
 const rescue = `if test -z "${fdt_addr}"; then setenv fdt_addr ${fdtcontroladdr}; fi
 for set in a b; do
-	if load ${devtype} ${devnum}:${distro_bootpart} ${kernel_addr_r} /${set}/kernel &&
+	if test -e ${devtype} ${devnum}:${distro_bootpart} /${set}/manifest.json &&
+		load ${devtype} ${devnum}:${distro_bootpart} ${kernel_addr_r} /${set}/kernel &&
 		load ${devtype} ${devnum}:${distro_bootpart} ${ramdisk_addr_r} /${set}/ramdisk.ext2.xz; then
 		setenv bootargs "ARGUMENTS"
 		BOOT ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${fdt_addr}
