@@ -52,7 +52,7 @@ func (m Machine) beginInRescue(ctx context.Context) (d disk, done func(), err er
 		unlock()
 		return d, nil, err
 	}
-	return d, func() { giveBack(); unlock() }, nil
+	return d, func() { defer unlock(); giveBack() }, nil
 }
 
 // refuseUnfinished is for what would get in the way of something that is under
