@@ -66,7 +66,7 @@ func (m Machine) confirm(ctx context.Context) error {
 	}
 	// Somebody has chosen this entry in the boot menu. The rescue system knows
 	// how to go on.
-	return Apply(ctx, m, []Step{bootEntry{boot.Rescue, t.From.Set}, shutDown{}})
+	return Apply(ctx, m, []Step{bootEntry{boot.Rescue, t.rescue()}, shutDown{}})
 }
 
 // confirmUnknown deals with a transition that this agent cannot read. If the
@@ -141,6 +141,10 @@ const settledFile = "run/app-platform/settled"
 // trial decides about the new image.
 func (m Machine) trial(ctx context.Context, d disk, t transition) error {
 	m.Log.Printf("App Platform %s is on trial", t.To.Label)
+	t.CameUp = true
+	if err := m.keep(t); err != nil {
+		m.Log.Printf("%v", err) // It matters only if there is nothing to go back to.
+	}
 	err := m.healthy(ctx, t.Network)
 	if ctx.Err() != nil {
 		// The machine is being switched off: that is no attempt, unless the image
@@ -154,7 +158,6 @@ func (m Machine) trial(ctx context.Context, d disk, t transition) error {
 		return Apply(ctx, m, m.planCommit(d, t))
 	}
 	t = t.failed(err.Error())
-	t.CameUp = true
 	m.Log.Printf("App Platform %s does not work: %s", t.To.Label, t.Reason)
 	if err := Apply(ctx, m, []Step{openLog{d}, keepStage{t}}); err != nil {
 		m.Log.Printf("%v", err) // The attempts are counted.

@@ -139,6 +139,7 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	if err != nil {
 		return err
 	}
+	length := have
 	if before.Address != o.Source || before.Version == "" {
 		have = 0
 	}
@@ -163,15 +164,19 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	}
 	size, err := m.checkHead(d, head, o.Force)
 	if err != nil {
+		if have > 0 { // What is here may be the rest of another file.
+			err = errors.Join(err, updateFile{}.remove(m))
+		}
 		return err
 	}
-	if err := m.makeRoom(size - have); err != nil {
+	if err := m.makeRoom(size - length); err != nil {
+		return err
+	}
+	// The old content is gone before the file counts as the new one's beginning.
+	if err := errors.Join(f.Truncate(have), f.Sync()); err != nil {
 		return err
 	}
 	if err := m.writeState(incomingInfo, incoming{o.Source, from.Version()}); err != nil {
-		return err
-	}
-	if err := f.Truncate(have); err != nil {
 		return err
 	}
 	if _, err := f.Seek(have, io.SeekStart); err != nil {

@@ -51,7 +51,7 @@ func (m Machine) rewriteIfAltered(ctx context.Context, d disk, problem error) er
 	if !m.mayRewrite() {
 		return withHint("the disk may be failing: replace it", "%s was altered once more: %w", rootfs, altered)
 	}
-	if err := m.chooseWhole(ctx); err != nil {
+	if err := m.chooseWhole(ctx, d); err != nil {
 		return fmt.Errorf("%s was altered and there is nothing to write it from: %w", rootfs, err)
 	}
 	m.Log.Printf("%v", problem)
@@ -126,8 +126,8 @@ func (m Machine) remember() error {
 }
 
 // chooseWhole makes the other image on sda1 the current one if the current one
-// is damaged and the other one is not.
-func (m Machine) chooseWhole(ctx context.Context) error {
+// is damaged and the other one is not. Then sda3 is not installed any more.
+func (m Machine) chooseWhole(ctx context.Context, d disk) error {
 	current, err := m.loader().CurrentSet()
 	if err != nil {
 		return err
@@ -145,6 +145,9 @@ func (m Machine) chooseWhole(ctx context.Context) error {
 		return err
 	}
 	m.repaired("image %s is damaged, and image %s (%s) takes its place: %v", current, other, set.Label, damage)
+	if err := m.withData(ctx, d, func() error { return forgetInstalled{}.Do(ctx, m) }); err != nil {
+		return err
+	}
 	if err := m.setBoot(boot.Rescue, other); err != nil {
 		return err
 	}
@@ -180,7 +183,7 @@ var errNothingWhole = errors.New("no image on the boot partition is whole")
 
 // heal is what the rescue system does when sda3 is not what was installed.
 func (m Machine) heal(ctx context.Context, d disk, altered error) error {
-	if err := m.chooseWhole(ctx); err != nil {
+	if err := m.chooseWhole(ctx, d); err != nil {
 		return fmt.Errorf("%s was altered: %w; %w: %w", d.PartName(partitions.Rootfs), altered, errNothingWhole, err)
 	}
 	m.repaired("%s "+wasAltered+" and is written again: %v", d.PartName(partitions.Rootfs), altered)

@@ -196,6 +196,35 @@ func TestSickUpdateFromADamagedImage(t *testing.T) {
 	})
 }
 
+// While sda3 is between two systems the firmware starts the ramdisk of the new
+// image, which runs, instead of that of a damaged one.
+func TestUpdateFromADamagedImageIsCut(t *testing.T) {
+	both(t, func(t *testing.T, gateway bool) {
+		u := newUpdatable(t, gateway)
+		u.up()
+		u.damage("a", bundle.RamdiskName)
+		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file, Force: true}))
+		u.firmware()
+		u.events = nil
+		for cut, half := 1, false; !half; cut++ {
+			u.powerCut = cut
+			u.run(t.Context())
+			half = strings.Contains(strings.Join(u.events, "\n"), ": write the system to")
+			_, err := os.Stat(u.path("content/" + installedFile))
+			if set, err2 := u.firmwareLoader().CurrentSet(); err2 != nil || err != nil && set != "b" {
+				t.Fatalf("with sda3 half written, the firmware starts image %s, %v", set, err2)
+			}
+			if !half {
+				u.started = &loadedKernel{u.path("mnt/sda1/b/kernel"), u.path("mnt/sda1/b/ramdisk.ext2.xz"), u.Cmdline}
+			}
+			u.firmware()
+		}
+		u.powerCut = 0
+		u.settle(t.Context())
+		u.checkSettled("updated", "160002")
+	})
+}
+
 // One that has never come up does not stay: the rescue system waits for somebody,
 // who can install it all the same.
 func TestDeadUpdateFromADamagedImage(t *testing.T) {
@@ -228,6 +257,14 @@ func TestUpdateAfterTheFirmwareFellBack(t *testing.T) {
 		u.up()
 		must(t, u.firmwareLoader().SetBoot(boot.System, "b"))
 		u.Cmdline += " ap.set=a"
+		// In the rescue system nobody asks for the other image, either.
+		must(t, u.writeState(installedFile, installed{"160009", "of an image that is not there any more"}))
+		d, err := u.findDisk(t.Context())
+		must(t, err)
+		if w, err := u.findWork(t.Context(), d); err != nil || w.any() {
+			t.Errorf("findWork() = %+v, %v; want nothing to do", w, err)
+		}
+		must(t, u.writeState(installedFile, installed{"160001", u.old.rootfs(t)}))
 		u.events = nil
 		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
 		if set, err := u.firmwareLoader().CurrentSet(); set != "a" || err != nil {

@@ -76,17 +76,41 @@ func tail(b []byte) []byte {
 }
 
 func (l *Log) write(line string) error {
+	l.pending = tail(append(l.pending, line...))
 	if l.file == nil {
-		l.pending = append(l.pending, line...)
 		return nil
 	}
-	if _, err := l.file.WriteString(line); err != nil {
-		return fmt.Errorf("cannot write the log: %w", err)
+	return l.flush()
+}
+
+// flush brings to the file what it has not kept yet: lines or nothing, also when
+// the disk is full, so that another attempt can follow.
+func (l *Log) flush() error {
+	if len(l.pending) == 0 {
+		return nil
 	}
+	before, err := l.file.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = l.file.Write(l.pending)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the log: %w", errors.Join(err, l.file.Truncate(before)))
+	}
+	l.pending = nil
 	if err := l.file.Sync(); err != nil {
 		return fmt.Errorf("cannot write the log: %w", err)
 	}
 	return nil
+}
+
+// Flush tries again to write what could not be written.
+func (l *Log) Flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return nil
+	}
+	return l.flush()
 }
 
 // Progress shows at most every two seconds how far a long step is; the file
@@ -134,7 +158,7 @@ func (l *Log) Open(path string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file != nil {
-		return nil
+		return l.flush()
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("cannot keep the log: %w", err)
@@ -144,9 +168,7 @@ func (l *Log) Open(path string) error {
 		return fmt.Errorf("cannot keep the log: %w", err)
 	}
 	l.file = f
-	pending := string(l.pending)
-	l.pending = nil
-	return l.write(pending)
+	return l.flush()
 }
 
 // Save copies the lines that no file has kept yet to path. It reports whether

@@ -519,3 +519,11 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// rootfs is the hash of the system in a set.
+func (s testSet) rootfs(t *testing.T) string {
+	t.Helper()
+	man, err := bundle.Decode([]byte(s.files[bundle.ManifestName]))
+	must(t, err)
+	return man.Rootfs.RawSHA256
+}

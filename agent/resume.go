@@ -63,7 +63,7 @@ func (m Machine) planApply(d disk, t transition) []Step {
 	return []Step{
 		openLog{d},
 		checkSet{t.To.Set},
-		bootEntry{boot.Rescue, t.From.Set},
+		bootEntry{boot.Rescue, t.rescue()},
 		forgetInstalled{},
 		writeRootfs{d, t.To.Set, true},
 		verifyRootfs{d, t.To.Set},
@@ -86,17 +86,25 @@ func (m Machine) restore(ctx context.Context, d disk, t transition) error {
 	if err := Apply(ctx, m, []Step{openLog{d}, keepStage{t}}); err != nil {
 		return err
 	}
-	steps := m.planRestore(d, t)
+	steps := []Step{writeLabel{t.From.Label}, endTransition{t, t.From, rolledBack}}
+	if have := m.installedRootfs(); have != "" && have == t.From.Rootfs {
+		return m.finishRestore(ctx, steps) // sda3 still holds it, or does again.
+	}
+	steps = append(m.planRestore(d, t), steps...)
 	if damage := m.checkWhole(ctx, t.From.Set); damage != nil && ctx.Err() == nil {
 		err := m.checkWhole(ctx, t.To.Set)
 		if err != nil || !t.CameUp {
 			return withHint(fmt.Sprintf("apagent rescue reinstall %s installs the new image all the same; otherwise write an image to the disk", t.To.Set),
-				"cannot go back to App Platform %s: %w", t.From.Label, errors.Join(damage, err))
+				"cannot go back to App Platform %s: %w: %w", t.From.Label, errNothingWhole, errors.Join(damage, err))
 		}
 		m.Log.Printf("image %s is damaged: %v", t.From.Set, damage)
 		t.Reason += fmt.Sprintf("; App Platform %s is damaged and cannot take its place", t.From.Label)
 		steps = m.planStay(d, t)
 	}
+	return m.finishRestore(ctx, steps)
+}
+
+func (m Machine) finishRestore(ctx context.Context, steps []Step) error {
 	if err := Apply(ctx, m, steps); err != nil {
 		return fmt.Errorf("cannot go back to the former image: %w", err)
 	}
@@ -115,6 +123,7 @@ func (m Machine) planStay(d disk, t transition) []Step {
 	}
 }
 
+// planRestore writes the former system over the new one.
 func (m Machine) planRestore(d disk, t transition) []Step {
 	return []Step{
 		bootEntry{boot.Rescue, t.From.Set},
@@ -122,8 +131,6 @@ func (m Machine) planRestore(d disk, t transition) []Step {
 		writeRootfs{d, t.From.Set, true},
 		verifyRootfs{d, t.From.Set},
 		markInstalled{t.From.Set},
-		writeLabel{t.From.Label},
-		endTransition{t, t.From, rolledBack},
 	}
 }
 

@@ -67,10 +67,11 @@ func (m Machine) startRamdisk(ctx context.Context, w Watcher) error {
 	case work.install:
 		return m.installAndReboot(ctx, d)
 	case work.transition != nil:
-		if err := m.resume(ctx, d, *work.transition); err != nil {
-			return unfinished{err}
+		err := m.resume(ctx, d, *work.transition)
+		if err != nil && !errors.Is(err, errNothingWhole) { // Another start would not find more.
+			err = unfinished{err}
 		}
-		return nil
+		return err
 	}
 	return m.rescue(ctx, d, w, work.written)
 }
@@ -161,6 +162,9 @@ func (m Machine) findWork(ctx context.Context, d disk) (w work, err error) {
 			return nil
 		}
 		w.install = err != nil || have != set.Rootfs.RawSHA256
+		if _, found := m.setNamed(have); have != "" && !found {
+			w.install = false // It may be whole although its image is not: nobody asked for another one.
+		}
 		return nil
 	})
 	return w, err

@@ -325,7 +325,8 @@ type bootSystem struct{ set string }
 func (bootSystem) String() string { return "boot the system from now on" }
 
 func (s bootSystem) Do(_ context.Context, m Machine) error {
-	if err := m.evenFull(m.Log.Finished); err != nil {
+	_ = m.Log.Finished() // Flush tells.
+	if err := m.evenFull(m.Log.Flush); err != nil {
 		m.Log.Printf("%v", err) // A full disk is no reason to stop.
 	}
 	if err := m.syncData(); err != nil {

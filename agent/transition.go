@@ -36,10 +36,22 @@ type transition struct {
 	Tries   int     `json:"tries"`   // how often To was started in this stage
 	Network bool    `json:"network"` // there was one before
 	Reason  string  `json:"reason,omitempty"`
+	// FromDamaged is set when From was not whole at the beginning (--force).
+	FromDamaged bool `json:"from_damaged,omitempty"`
 	// CameUp is set when the system To has started, but not everything works.
 	CameUp bool `json:"came_up,omitempty"`
 	// Interrupted is how often it was restarted in an orderly way while on trial.
 	Interrupted int `json:"interrupted,omitempty"`
+}
+
+// rescue is the image whose ramdisk the firmware starts while sda3 is between
+// two systems: that of From, which it has started before. A damaged one may not
+// come up; that of To is running when this is asked.
+func (t transition) rescue() string {
+	if t.FromDamaged {
+		return t.To.Set
+	}
+	return t.From.Set
 }
 
 // transitionFormat is the version of transition that this agent writes and

@@ -44,6 +44,7 @@ func Update(ctx context.Context, m Machine, o UpdateOptions) error {
 			"the running image could not be put back: %w", err)
 	} else if err != nil {
 		m.Log.Printf("the running image could not be put back: %v", err)
+		t.FromDamaged = true
 	}
 	file, err := m.fetchUpdate(ctx, d, o)
 	if err != nil {

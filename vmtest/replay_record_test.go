@@ -216,7 +216,7 @@ func installPromises(t *testing.T, lines []said) []powercut.Promise {
 	}
 	promises := []powercut.Promise{
 		{From: lines[begin].at, Until: lines[end].at, Path: "/.installing"},
-		{From: lines[end-1].at, Path: "/.installed", Text: `"rootfs":"`},
+		{From: lines[end-1].at, Path: "/.installed", Text: `"rootfs": "`},
 	}
 	for i, l := range lines[:end] {
 		promises = append(promises, powercut.Promise{From: lines[max(begin, i+1)].at, Path: log, Text: l.line + "\n"})
