@@ -50,8 +50,8 @@ FAST = $$(go list ./... | grep -v -e '/vmtest$$' -e '/gateway$$')
 # all that is random (0: the time).
 BOOTS ?= 14
 SEED ?= 0
-POWERCUT_PLANS ?= install update rollback resize
-powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what installations, updates, rollbacks and resizes write, cut at every moment, on each board (hours, for the machines that it starts)
+POWERCUT_PLANS ?= install update restore rollback resize
+powercut: $(BOARDS) $(BOARDS:%=next-%) ## replay what installations, updates, failed updates, rollbacks and resizes write, cut at every moment, on each board (hours, for the machines that it starts)
 	@mkdir -p out/powercut && rm -f out/powercut/table
 	go test -timeout 24h -parallel 2 ./vmtest -run 'TestReplay$$' -v -boards '$(BOARDS)' -plans '$(POWERCUT_PLANS)' \
 		-samples 300 -torn 64 -repairs 2000 -boots $(BOOTS) -seed $(SEED); \

@@ -70,6 +70,9 @@ func bootState(t *testing.T, r replayed, s powercut.State, cuts []time.Duration)
 		shell.run(r.plan.again)
 	}
 	label := strings.TrimSpace(shell.run("cat /mnt/sda1/label"))
+	if r.rec.Settled > 0 && s.Cut >= r.rec.Settled && label != r.rec.Platform.Label {
+		t.Errorf("image %s is installed, although the plan had come to its end with %s", label, r.rec.Platform.Label)
+	}
 	shell.want("apagent status", "image         "+label)
 	powerOff(t, m)
 	checkSettled(t, r, disk, label)
@@ -137,7 +140,7 @@ func checkSettled(t *testing.T, r replayed, disk, label string) {
 	if manifest.Label != label {
 		t.Errorf("sda1 says that image %s is installed; %v starts, which is %s", label, choice, manifest.Label)
 	}
-	if r.plan.boots && label == r.rec.Platform.Label { // It was carried out.
+	if r.plan.boots && !r.plan.back && label == r.rec.Platform.Label { // It was carried out.
 		data, _ := table.Part(partitions.Data)
 		checkLog(t, disk, data)
 	}

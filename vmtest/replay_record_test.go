@@ -1,6 +1,7 @@
 package vmtest_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -70,6 +71,19 @@ func recordRollback(t *testing.T, b replayBoard, dir string) powercut.Plan {
 	return recordTransition(t, b, dir, disk, "apagent rollback\n", b.name+" rollback")
 }
 
+// recordRestore takes a machine to the next image, on which something does not
+// run, and lets it go back by itself. Going back is counted by itself.
+func recordRestore(t *testing.T, b replayBoard, dir string) powercut.Plan {
+	t.Helper()
+	const sick = `printf '#!/bin/sh\n[ "$1" != status ] || ! grep -q ` + nextLabel + ` /etc/platform.json\n' > /etc/init.d/S99sick; chmod +x /etc/init.d/S99sick; sync; `
+	disk, promises, at := recordCommand(t, b, dir, installedReplay(t, b), replaySize, sick+updateCommand(t, b), true,
+		`writing App Platform`, `going back to App Platform`, `the update is rolled back`, loginPrompt)
+	return powercut.Plan{Size: replaySize, Platform: platformOf(t, disk), Settled: at[len(at)-1],
+		Phases: []powercut.Phase{{Name: b.name + " bad update"}, {Name: b.name + " restore", From: at[1]}},
+		Promises: append(promises, powercut.Promise{From: at[0], Until: at[2], Path: "/update/transition.json"},
+			powercut.Promise{From: at[len(at)-1], Path: "/apps/install_step1.log", Text: "the update is rolled back\nfinished\n"})}
+}
+
 func updateCommand(t *testing.T, b replayBoard) string {
 	t.Helper()
 	return "apagent update " + serveFile(t, nextImage(t, b.name)) + "\n"
@@ -79,10 +93,12 @@ func updateCommand(t *testing.T, b replayBoard) string {
 // was synced before, and the file that says how far it is.
 func recordTransition(t *testing.T, b replayBoard, dir, from, command string, phases ...string) powercut.Plan {
 	t.Helper()
-	disk, promises, at := recordCommand(t, b, dir, from, replaySize, command,
+	disk, promises, at := recordCommand(t, b, dir, from, replaySize, command, true,
 		`writing App Platform`, `is on trial`, `record the stage commit`, `the update is committed(?s:.*)finished`)
-	plan := powercut.Plan{Size: replaySize, Platform: platformOf(t, disk),
-		Promises: append(promises, powercut.Promise{From: at[0], Until: at[2], Path: "/update/transition.json"})}
+	plan := powercut.Plan{Size: replaySize, Platform: platformOf(t, disk), Settled: at[len(at)-1],
+		Promises: append(promises, powercut.Promise{From: at[0], Until: at[2], Path: "/update/transition.json"},
+			powercut.Promise{From: at[1], Path: "/.installed", Text: installedHash(t, disk)},
+			powercut.Promise{From: at[len(at)-1], Path: "/apps/install_step1.log", Text: "the update is committed\nfinished\n"})}
 	for i, name := range phases {
 		plan.Phases = append(plan.Phases, powercut.Phase{Name: name, From: []int{0, at[1]}[i]})
 	}
@@ -96,7 +112,7 @@ func recordTransition(t *testing.T, b replayBoard, dir, from, command string, ph
 func recordResize(t *testing.T, b replayBoard, dir string) powercut.Plan {
 	t.Helper()
 	const size = 2 * replaySize
-	disk, promises, _ := recordCommand(t, b, dir, installedReplay(t, b), size, "apagent resize\n", `now has (?s:.*)finished`)
+	disk, promises, _ := recordCommand(t, b, dir, installedReplay(t, b), size, "apagent resize\n", false, `now has (?s:.*)finished`)
 	b.check(t, disk)
 	return powercut.Plan{Phases: []powercut.Phase{{Name: b.name + " resize"}}, Size: size,
 		Platform: platformOf(t, disk), Promises: promises}
@@ -104,8 +120,9 @@ func recordResize(t *testing.T, b replayBoard, dir string) powercut.Plan {
 
 // recordCommand records what a machine writes from its start to its end, in
 // which somebody makes a file and runs a command. It returns the disk, the files
-// that must not be lost, and how long the log was when each mark was seen.
-func recordCommand(t *testing.T, b replayBoard, dir, from string, size partitions.Size, command string, marks ...string) (disk string, promises []powercut.Promise, at []int) {
+// that must not be lost, and how long the log was when each mark was seen, and
+// when, if it restarts the machine, nothing was under way any more.
+func recordCommand(t *testing.T, b replayBoard, dir, from string, size partitions.Size, command string, restarts bool, marks ...string) (disk string, promises []powercut.Promise, at []int) {
 	t.Helper()
 	base, log := filepath.Join(dir, powercut.BaseName), filepath.Join(dir, powercut.LogName)
 	if err := vmtest.CopyDisk(base, from, 0); err != nil {
@@ -122,8 +139,25 @@ func recordCommand(t *testing.T, b replayBoard, dir, from string, size partition
 		expect(t, m, mark, updateWithin)
 		at = append(at, countEntries(t, log))
 	}
+	if restarts {
+		send(t, m.Serial, "\n")
+		settled(t, m)
+		at = append(at, countEntries(t, log))
+	}
 	powerOff(t, m)
 	return disk, promises, at
+}
+
+// installedHash is the RawSHA256 of what was installed on a disk.
+func installedHash(t *testing.T, disk string) string {
+	t.Helper()
+	data, _ := readTable(t, disk).Part(partitions.Data)
+	var have struct{ Rootfs string }
+	text := judge(t, disk, "debugfs", "-R", "cat /.installed", on(disk, data))
+	if err := json.Unmarshal([]byte(text), &have); err != nil || have.Rootfs == "" {
+		t.Fatalf("/.installed is %q: %v", text, err)
+	}
+	return have.Rootfs
 }
 
 func countEntries(t *testing.T, log string) int {

@@ -19,7 +19,7 @@ import (
 // The defaults are the small sample of `make test`.
 var (
 	replayBoards  = flag.String("boards", "x86_64", "boards whose writes TestReplay records")
-	replayNames   = flag.String("plans", "install update resize", "what TestReplay records of each board: install, update, rollback, resize")
+	replayNames   = flag.String("plans", "install update resize", "what TestReplay records of each board: install, update, restore, rollback, resize")
 	replaySamples = flag.Int("samples", 30, "choices of the writes between two flushes that TestReplay tries")
 	replayTorn    = flag.Int("torn", 16, "prefixes of a write that TestReplay tries, and half as many other parts")
 	replayRepairs = flag.Int("repairs", 100, "contents of sda1, and of sda2, that TestReplay mends")
@@ -36,12 +36,14 @@ type replayPlan struct {
 	record func(t *testing.T, b replayBoard, dir string) powercut.Plan
 	wrong  func(*testing.T, powercut.Plan) // wants mistakes in it to be found
 	boots  bool                            // It changes what the firmware starts.
+	back   bool                            // It ends with the image that it began with.
 	again  string                          // what people do after a power cut
 }
 
 var replayPlans = []replayPlan{
 	{name: "install", record: recordInstall, wrong: wantInstallFound, boots: true},
 	{name: "update", record: recordUpdate, wrong: wantUpdateFound, boots: true},
+	{name: "restore", record: recordRestore, wrong: wantUpdateFound, boots: true, back: true},
 	{name: "rollback", record: recordRollback, wrong: wantUpdateFound, boots: true},
 	{name: "resize", record: recordResize, wrong: wantResizeFound, again: "apagent resize"},
 }

@@ -50,8 +50,8 @@ func (c *Checker) volume(v *view, boot partitions.Partition) (volume, error) {
 }
 
 // chooses is what the firmware starts, with the boot loader's way out when
-// files are missing.
-func (c *Checker) chooses(v *view, boot partitions.Partition) (Choice, error) {
+// files are missing or, as far as it looks, not what they should be.
+func (c *Checker) chooses(v *view, boot partitions.Partition, look bool) (Choice, error) {
 	vol, err := c.volume(v, boot)
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot read sda1: %w", err)
@@ -65,29 +65,56 @@ func (c *Checker) chooses(v *view, boot partitions.Partition) (Choice, error) {
 		return Choice{}, err
 	}
 	for _, choice := range order {
-		if ok, err := starts(v, vol, choice); ok || err != nil {
+		if ok, err := c.starts(v, vol, choice, look); ok || err != nil {
 			return choice, err
 		}
 	}
 	return Choice{}, errors.New("nothing on sda1 can be started")
 }
 
-// starts tells whether the files are there that an entry names.
-func starts(v *view, vol volume, c Choice) (bool, error) {
+// starts tells whether the files are there that an entry names, and, for GRUB,
+// have the hashes that lie beside them.
+func (c *Checker) starts(v *view, vol volume, choice Choice, look bool) (bool, error) {
 	names := []string{bundle.KernelName, bundle.RamdiskName}
-	if c.System {
+	if choice.System {
 		names = names[:1]
 	}
 	for _, name := range names {
-		f, err := find(v, vol, c.Set+"/"+name)
+		f, err := find(v, vol, choice.Set+"/"+name)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && f.size == 0 {
 			return false, nil
 		}
 		if err != nil {
 			return false, err
 		}
+		if !look || c.plan.Platform.Boot != "grub" {
+			continue
+		}
+		if ok, err := hashMatches(v, vol, choice.Set, name, f); !ok || err != nil {
+			return false, err
+		}
 	}
 	return true, nil
+}
+
+// hashMatches compares a file with NAME.sha256, as GRUB's sha256sum does.
+func hashMatches(v *view, vol volume, set, name string, f file) (bool, error) {
+	want := bundle.File{Name: name}
+	beside, err := find(v, vol, set+"/"+want.SumName())
+	if errors.Is(err, fs.ErrNotExist) || err == nil && beside.size > sector {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	text, err := beside.read(v)
+	if err != nil {
+		return false, err
+	}
+	if want.SHA256, err = hash(v, f); err != nil {
+		return false, err
+	}
+	return bytes.Equal(text, want.Sum()), nil
 }
 
 var grubDefault = regexp.MustCompile(`(?m)^set default=([01])$`)

@@ -23,6 +23,8 @@ type Checker struct {
 	loader   []string // hashes of GRUB's places outside of file systems
 	baseData []span   // what is not empty
 	metadata []span   // the same without the files of image sets
+
+	last Choice // what starts after the plan, if that is known
 }
 
 // NewChecker looks at the disk as it was before the plan.
@@ -31,6 +33,14 @@ func NewChecker(p Plan) (*Checker, error) {
 	c.disk = &Disk{base: p.Base, size: int64(p.Size), log: p.Log}
 	if err := c.prepare(); err != nil {
 		return nil, fmt.Errorf("cannot use the disk before the plan: %w", err)
+	}
+	if p.Settled > 0 {
+		n := len(p.Log.Entries)
+		last, err := c.boots(c.view(State{Full: n, Cut: n}))
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the disk after the plan: %w", err)
+		}
+		c.last = last
 	}
 	return c, nil
 }
@@ -79,6 +89,9 @@ func (c *Checker) Check(s State) (Choice, error) {
 	if err != nil {
 		return choice, err
 	}
+	if c.plan.Settled > 0 && s.Cut >= c.plan.Settled && choice != c.last {
+		return choice, fmt.Errorf("%v starts, although the plan has come to its end: %v", choice, c.last)
+	}
 	if c.promisesHold(s) {
 		_, err = remember(v, "data", c.keepsData)
 	}
@@ -100,7 +113,7 @@ func (c *Checker) boots(v *view) (Choice, error) {
 		return Choice{}, err
 	}
 	boot, _ := table.Part(partitions.Boot)
-	choice, err := c.chooses(v, boot)
+	choice, err := c.chooses(v, boot, true)
 	if err != nil {
 		return choice, err
 	}

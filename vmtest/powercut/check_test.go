@@ -21,6 +21,7 @@ const testSize = 3 * partitions.GiB
 type testDisk struct {
 	Plan
 	rootfs []byte // what the set installs
+	hash   string // RawSHA256 of that
 	config int64  // the place of grub.cfg
 }
 
@@ -74,6 +75,7 @@ func (d *testDisk) makeSet(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.hash = rootfs.RawSHA256
 	m := bundle.Manifest{Format: bundle.Format, Board: "test", Arch: "none", Label: "160001", Rootfs: rootfs}
 	write(t, filepath.Join(dir, bundle.RootfsName), packed.String())
 	for name, to := range map[string]*bundle.File{bundle.KernelName: &m.Kernel, bundle.RamdiskName: &m.Ramdisk} {
@@ -81,6 +83,7 @@ func (d *testDisk) makeSet(t *testing.T, dir string) {
 		if *to, err = bundle.Describe(name, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
+		write(t, filepath.Join(dir, to.SumName()), string(to.Sum()))
 	}
 	text, err := m.Encode()
 	if err != nil {
@@ -243,7 +246,8 @@ func TestCheckFindsDamage(t *testing.T) {
 		{"core image", place(partitions.BIOS) + 3, "GRUB outside of sda1"},
 		{"EFI partition", place(partitions.EFI) + 9, "GRUB outside of sda1"},
 		{"superblock of sda1", place(partitions.Boot) + 2, "no ext2 file system"},
-		{"kernel", of("a/kernel"), "not what was signed"},
+		{"kernel", of("a/kernel"), "nothing on sda1 can be started"},
+		{"hash of the kernel", of("a/kernel.sha256"), "nothing on sda1 can be started"},
 		{"packed system", of("a/rootfs.ext4.xz") + 77, "not what was signed"},
 		{"manifest", of("a/manifest.json"), "signature is not from a known key"},
 		{"grub.cfg", of(grubConfig) + 1, "changed in more than its default"},
@@ -272,8 +276,8 @@ func TestCheckFindsDamage(t *testing.T) {
 // e2fsck and debugfs find there must be it.
 func TestPromises(t *testing.T) {
 	d := newTestDisk(t)
-	plain, torn := mountedData(t, "^metadata_csum", 0), mountedData(t, "metadata_csum", 0)
-	large, small := mountedData(t, "metadata_csum", 20*partitions.MiB), mountedData(t, "metadata_csum", 12*partitions.MiB)
+	plain, torn := mountedData(t, "^metadata_csum", 0, ""), mountedData(t, "metadata_csum", 0, "")
+	large, small := mountedData(t, "metadata_csum", 20*partitions.MiB, ""), mountedData(t, "metadata_csum", 12*partitions.MiB, "")
 	now, tabled := State{Full: 3, Cut: 3}, State{Full: 8, Cut: 8}
 	for _, test := range []struct {
 		name    string
@@ -304,6 +308,42 @@ func TestPromises(t *testing.T) {
 				t.Errorf("Judge(%v) = %v; want %q", test.state, err, test.want)
 			}
 		})
+	}
+}
+
+// A ramdisk that starts must not be told that sda3 is whole when it is not.
+func TestRamdiskLearnsOfItsWork(t *testing.T) {
+	d := newTestDisk(t)
+	part, _ := testTable(t).Part(partitions.Data)
+	for installed, want := range map[string]string{"": "", "another one": "", `{"rootfs": "` + d.hash + `"}`: "is told by sda2 that sda3 is whole"} {
+		p := d.Plan
+		p.Log, p.Promises = mountedData(t, "^metadata_csum", part.Size, installed), []Promise{{Path: "/log"}}
+		c, err := NewChecker(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Judge(t.Context(), testtools.Open(t, tooltree.Image), State{Full: 8, Cut: 8})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("with %q installed Judge() = %v; want %q", installed, err, want)
+		}
+	}
+}
+
+// What a plan has led to stays.
+func TestSettled(t *testing.T) {
+	p := newTestDisk(t)
+	p.Log = p.install(t)
+	n := len(p.Log.Entries)
+	for _, settled := range []int{0, 1, n} {
+		p.Settled = settled
+		c, err := NewChecker(p.Plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, early := c.Check(State{Full: 3, Cut: 3})
+		if _, late := c.Check(State{Full: n, Cut: n}); late != nil || (early != nil) != (settled == 1) {
+			t.Errorf("settled from entry %d: %v behind the third entry, %v behind the last", settled, early, late)
+		}
 	}
 }
 
@@ -348,11 +388,14 @@ func TestMendingKeepsWhatBoots(t *testing.T) {
 // mountedData logs a file system on sda2 with a file, a flush, and the sector of
 // its superblock that says that it was mounted. A checksum, if the file system
 // has one, is in the next sector, and wrong then. With a size for sda2, five
-// writes of a partition table follow.
-func mountedData(t *testing.T, feature string, size partitions.Size) *Log {
+// writes of a partition table follow. Another file says what is installed.
+func mountedData(t *testing.T, feature string, size partitions.Size, installed string) *Log {
 	t.Helper()
 	data, sda2 := t.TempDir(), filepath.Join(t.TempDir(), "sda2")
 	write(t, filepath.Join(data, "log"), "step 1\nstep 2\n")
+	if installed != "" {
+		write(t, filepath.Join(data, ".installed"), installed)
+	}
 	tool(t, []string{data, filepath.Dir(sda2)}, "mke2fs", "-q", "-t", "ext4", "-b", "1024", "-O", feature, "-L", "ap-data", "-d", data, sda2, "16M")
 	text, err := os.ReadFile(sda2)
 	if err != nil {

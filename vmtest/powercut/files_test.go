@@ -2,10 +2,13 @@ package powercut
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -115,6 +118,9 @@ func TestChooses(t *testing.T) {
 		{"rescue", "grub", "a/kernel a/ramdisk.ext2.xz", "set default=0\n", "the ramdisk of set a"},
 		{"system", "grub", "a/kernel a/ramdisk.ext2.xz b/kernel", "set default=1\n", "the system of set b"},
 		{"other set", "grub", "a/kernel a/ramdisk.ext2.xz b/kernel", "set default=0\n", "the ramdisk of set a"},
+		{"other set, by hash", "grub", "a/kernel a/ramdisk.ext2.xz b/kernel!", "set default=1\n", "the system of set a"},
+		{"other set, by the ramdisk's", "grub", "a/kernel a/ramdisk.ext2.xz b/kernel b/ramdisk.ext2.xz!", "set default=0\n", "the ramdisk of set a"},
+		{"no hash", "extlinux", "a/kernel! a/ramdisk.ext2.xz!", "DEFAULT rescue-a\n", "the ramdisk of set a"},
 		{"no set", "grub", "label", "set default=1\n", "nothing on sda1 can be started"},
 		{"no default", "grub", "a/kernel", "set default=2\n", "no line set default=0 or 1"},
 		{"more has changed", "grub", "a/kernel", "set default=1\nreboot\n", "changed in more than its default"},
@@ -132,10 +138,18 @@ func TestChooses(t *testing.T) {
 				c.config, files = []byte("DEFAULT rescue-a\n"), map[string][]byte{extlinuxConfig: []byte(test.config)}
 			}
 			for name := range strings.FieldsSeq(test.files) {
+				if hash, ok := strings.CutSuffix(name, "!"); ok { // It is of something else.
+					name = hash
+					files[name], files[name+".sha256"] = []byte("something"), []byte("else")
+					continue
+				}
 				files[name] = []byte("something")
+				if strings.HasPrefix(name, "a/") || strings.HasPrefix(name, "b/") {
+					files[name+".sha256"] = fmt.Appendf(nil, "%x  %s\n", sha256.Sum256(files[name]), path.Base(name))
+				}
 			}
 			_, v := newVolume(t, test.kind, files)
-			choice, err := c.chooses(v, partitions.Partition{Start: volumeAt})
+			choice, err := c.chooses(v, partitions.Partition{Start: volumeAt}, true)
 			got := choice.String()
 			if err != nil {
 				got = err.Error()

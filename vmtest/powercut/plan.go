@@ -18,6 +18,9 @@ type Plan struct {
 	// Platform is what the image says about itself: whose sets it takes.
 	Platform bundle.Platform `json:"platform"`
 	Promises []Promise       `json:"promises"`
+	// Settled is how many entries the log had when the plan was known to have come
+	// to its end: from then on the disk starts what it starts at last. 0: never.
+	Settled int `json:"settled,omitempty"`
 
 	Base *os.File `json:"-"` // the disk before; zeros follow its end
 	Log  *Log     `json:"-"`

@@ -161,6 +161,9 @@ func (c *Checker) repairIn(ctx context.Context, tools *tooltree.Tree, dir string
 		for j, p := range c.promised(s) {
 			fmt.Fprintf(&orders, "dump %s %s.file%d\n", p.Path, paths[i], j)
 		}
+		for j, name := range marks {
+			fmt.Fprintf(&orders, "dump %s %s.mark%d\n", name, paths[i], j)
+		}
 		if err := os.WriteFile(paths[i]+".orders", []byte(orders.String()), 0o600); err != nil {
 			return err
 		}
@@ -213,6 +216,48 @@ func (c *Checker) judge(path string, s volumeState) error {
 			return fmt.Errorf("%s on sda2 has lost %q", p.Path, p.Text)
 		}
 	}
+	return c.goesOn(path, s)
+}
+
+// What tells a ramdisk that sda3 is to be written: one of the first two, or that
+// the third does not name what it would write.
+var marks = []string{"/update/transition.json", "/.installing", "/.installed"}
+
+// goesOn wants a ramdisk that starts beside a half written sda3 to learn of that
+// from sda2.
+func (c *Checker) goesOn(path string, s volumeState) error {
+	v := c.view(s.state)
+	table, err := c.table(v)
+	if err != nil || !c.installed(table) {
+		return nil // It installs.
+	}
+	boot, _ := table.Part(partitions.Boot)
+	choice, err := c.chooses(v, boot, true)
+	if err != nil || choice.System {
+		return err
+	}
+	vol, err := c.volume(v, boot)
+	if err != nil {
+		return err
+	}
+	set, err := c.set(v, vol, choice.Set)
+	if err != nil {
+		return err
+	}
+	rootfs, _ := table.Part(partitions.Rootfs)
+	altered := holds(v, rootfs, set)
+	if altered == nil {
+		return nil
+	}
+	for i := range marks[:2] {
+		if _, err := os.Stat(fmt.Sprintf("%s.mark%d", path, i)); err == nil {
+			return nil
+		}
+	}
+	text, _ := os.ReadFile(path + ".mark2")
+	if bytes.Contains(text, []byte(set.Rootfs.RawSHA256)) {
+		return fmt.Errorf("%v starts and is told by sda2 that sda3 is whole: %w", choice, altered)
+	}
 	return nil
 }
 
@@ -249,7 +294,7 @@ func (m moved) ReadAt(b []byte, at int64) (int, error) { return m.f.ReadAt(b, at
 
 // bootFiles are what sda1 starts, and where the files of its set are.
 func (c *Checker) bootFiles(v *view, boot partitions.Partition) (Choice, []file, error) {
-	choice, err := c.chooses(v, boot)
+	choice, err := c.chooses(v, boot, false) // The copy has nothing to look at.
 	if err != nil {
 		return choice, nil, err
 	}
@@ -258,7 +303,11 @@ func (c *Checker) bootFiles(v *view, boot partitions.Partition) (Choice, []file,
 		return choice, nil, err
 	}
 	var files []file
-	for _, name := range []string{bundle.ManifestName, bundle.SignatureName, bundle.KernelName, bundle.RamdiskName, bundle.RootfsName} {
+	names := []string{bundle.ManifestName, bundle.SignatureName, bundle.KernelName, bundle.RamdiskName, bundle.RootfsName}
+	if c.plan.Platform.Boot == "grub" {
+		names = append(names, bundle.File{Name: bundle.KernelName}.SumName(), bundle.File{Name: bundle.RamdiskName}.SumName())
+	}
+	for _, name := range names {
 		f, err := find(v, vol, choice.Set+"/"+name)
 		if err != nil {
 			return choice, nil, err
