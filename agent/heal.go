@@ -160,7 +160,18 @@ func (m Machine) checkWhole(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := m.checkSums(set); err != nil {
+		return err
+	}
 	return set.Verify(ctx, nil)
+}
+
+// checkSums is for a boot loader that starts nothing without them.
+func (m Machine) checkSums(set bundle.Set) error {
+	if m.Platform.Boot != "grub" {
+		return nil
+	}
+	return set.CheckSums()
 }
 
 // wasAltered is what is said of sda3 before it is written again.

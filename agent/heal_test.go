@@ -157,7 +157,7 @@ func TestSystemHealsItself(t *testing.T) {
 
 // With a damaged image an update could not go back, and a rollback not begin.
 func TestUpdateFromADamagedImage(t *testing.T) {
-	for _, file := range []string{bundle.ManifestName, bundle.RootfsName} {
+	for _, file := range []string{bundle.ManifestName, bundle.RootfsName, bundle.File{Name: bundle.KernelName}.SumName()} {
 		u := newUpdatable(t, false)
 		u.up()
 		u.damage("a", file)

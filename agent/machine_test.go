@@ -478,6 +478,9 @@ func makeSet(t *testing.T, label string, seed uint64) testSet {
 	must(t, err)
 	man.Ramdisk, err = bundle.Describe(bundle.RamdiskName, filepath.Join(dir, bundle.RamdiskName))
 	must(t, err)
+	for _, f := range man.Started() {
+		s.files[f.SumName()] = string(f.Sum())
+	}
 	text, err := man.Encode()
 	must(t, err)
 	key, err := bundle.NewKey()

@@ -71,7 +71,7 @@ func Rollback(ctx context.Context, m Machine) error {
 	defer done()
 	set, err := m.openSet(t.To.Set)
 	if err == nil {
-		err = set.Verify(ctx, nil)
+		err = m.checkWhole(ctx, t.To.Set)
 	}
 	if err != nil {
 		return withHint("update to the image you want instead", "there is no former image to go back to: %w", err)
@@ -375,6 +375,9 @@ func (s verifySet) String() string { return "read image " + s.set + " back" }
 func (s verifySet) Do(ctx context.Context, m Machine) error {
 	set, err := m.openSet(s.set)
 	if err != nil {
+		return err
+	}
+	if err := m.checkSums(set); err != nil {
 		return err
 	}
 	return set.Verify(ctx, func(done, total int64) { m.Log.Progress("compared", done, total) })

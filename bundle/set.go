@@ -72,6 +72,20 @@ func (s Set) Verify(ctx context.Context, progress func(done, total int64)) error
 	return nil
 }
 
+// CheckSums looks at the hashes that lie beside the files for boot loaders.
+func (s Set) CheckSums() error {
+	for _, f := range s.Started() {
+		text, err := smallfile.Read(s.Path(f.SumName()), smallfile.Most)
+		if err != nil {
+			return fmt.Errorf("cannot read the hash that GRUB compares: %w", err)
+		}
+		if !bytes.Equal(text, f.Sum()) {
+			return fmt.Errorf("%s is not the hash of %s, which GRUB compares", f.SumName(), f.Name)
+		}
+	}
+	return nil
+}
+
 func report(progress func(done, total int64), done, total int64) {
 	if progress != nil {
 		progress(done, total)
