@@ -182,10 +182,8 @@ func (m Machine) download(ctx context.Context, d disk, o UpdateOptions) (err err
 	if _, err := f.Seek(have, io.SeekStart); err != nil {
 		return err
 	}
-	if new := head[min(have, int64(len(head))):]; len(new) > 0 {
-		if _, err := f.Write(new); err != nil {
-			return err
-		}
+	if _, err := f.Write(head[min(have, int64(len(head))):]); err != nil {
+		return err
 	}
 	have, in.n = have+in.n, 0
 	// One byte too many is enough to tell that it is another file.

@@ -281,10 +281,22 @@ func TestMakeRoom(t *testing.T) {
 	if _, err := os.Stat(u.path(reserveFile)); err == nil {
 		t.Error("the reserve was not taken")
 	}
-	// A file that is refused takes nothing.
+	// What is left of another download is room for this one.
 	must(t, makeReserve{}.Do(t.Context(), u.Machine))
 	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(u.file))))
 	defer server.Close()
+	must(t, os.MkdirAll(u.path(updateDir), 0o755))
+	must(t, os.WriteFile(u.path(incomingFile), nil, 0o644))
+	must(t, os.Truncate(u.path(incomingFile), int64(200*partitions.MiB)))
+	must(t, u.writeState(incomingInfo, incoming{"http://another", "1"}))
+	u.size = reserveSize + 300*partitions.MiB
+	must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: server.URL + "/" + filepath.Base(u.file)}))
+	if _, err := os.Stat(u.path(reserveFile)); err != nil {
+		t.Errorf("the rest of another download has cost the reserve: %v", err)
+	}
+	must(t, u.forgetTransition())
+	u.size = reserveSize + 50*partitions.MiB
+	// A file that is refused takes nothing.
 	u.Platform.Board = "armel"
 	err := Update(t.Context(), u.Machine, UpdateOptions{Source: server.URL + "/" + filepath.Base(u.file)})
 	if err == nil || !strings.Contains(err.Error(), "is for board x86_64") {

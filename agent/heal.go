@@ -117,7 +117,7 @@ func (m Machine) remember() error {
 	e, err := m.loader().Default()
 	if err != nil {
 		e = boot.System
-		if m.Ramdisk { // Somebody may have wanted to know why it came up.
+		if m.Ramdisk { // It looks at sda3 before it starts the system.
 			e = boot.Rescue
 		}
 	}

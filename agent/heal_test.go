@@ -182,13 +182,7 @@ func TestSickUpdateFromADamagedImage(t *testing.T) {
 		u.up()
 		u.damage("a", bundle.RootfsName)
 		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file, Force: true}))
-		for range 20 {
-			u.firmware()
-			u.sick = !u.Ramdisk && u.Platform.Label == "160002"
-			if u.run(t.Context()) {
-				break
-			}
-		}
+		u.settleSick()
 		u.checkSettled("nothing to go back to", "160002")
 		if o := GetUpdateStatus(u.Machine).Last; o == nil || o.Result != committed || !strings.Contains(o.Reason, "PostgreSQL does not answer: no answer; App Platform 160001 is damaged") {
 			t.Errorf("the last update is %+v", o)

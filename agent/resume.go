@@ -73,6 +73,9 @@ func (m Machine) planApply(d disk, t transition) []Step {
 	}
 }
 
+// errNoWayBack is when the former image is damaged and the new one no choice.
+var errNoWayBack = errors.New("cannot go back to")
+
 // restore puts the former system back; the firmware starts its ramdisk until it
 // is there. That is who does it: a new ramdisk may be what does not work.
 func (m Machine) restore(ctx context.Context, d disk, t transition) error {
@@ -94,8 +97,11 @@ func (m Machine) restore(ctx context.Context, d disk, t transition) error {
 	if damage := m.checkWhole(ctx, t.From.Set); damage != nil && ctx.Err() == nil {
 		err := m.checkWhole(ctx, t.To.Set)
 		if err != nil || !t.CameUp {
-			return withHint(fmt.Sprintf("apagent rescue reinstall %s installs the new image all the same; otherwise write an image to the disk", t.To.Set),
-				"cannot go back to App Platform %s: %w: %w", t.From.Label, errNothingWhole, errors.Join(damage, err))
+			hint := "write an image to the disk again"
+			if err == nil {
+				hint = fmt.Sprintf("apagent rescue reinstall %s installs the new image all the same; otherwise %s", t.To.Set, hint)
+			}
+			return withHint(hint, "%w App Platform %s: %w", errNoWayBack, t.From.Label, errors.Join(damage, err))
 		}
 		m.Log.Printf("image %s is damaged: %v", t.From.Set, damage)
 		t.Reason += fmt.Sprintf("; App Platform %s is damaged and cannot take its place", t.From.Label)

@@ -68,7 +68,7 @@ func (m Machine) startRamdisk(ctx context.Context, w Watcher) error {
 		return m.installAndReboot(ctx, d)
 	case work.transition != nil:
 		err := m.resume(ctx, d, *work.transition)
-		if err != nil && !errors.Is(err, errNothingWhole) { // Another start would not find more.
+		if err != nil && !errors.Is(err, errNoWayBack) { // Another start would not find more.
 			err = unfinished{err}
 		}
 		return err

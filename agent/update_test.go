@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/boot"
 	"appplatform/bundle"
@@ -178,6 +181,18 @@ func (u *updatable) settle(ctx context.Context) {
 	}
 }
 
+// settleSick is settle with a database that does not answer on the new image.
+func (u *updatable) settleSick() {
+	u.t.Helper()
+	for range 20 {
+		u.firmware()
+		u.sick = !u.Ramdisk && u.Platform.Label == "160002"
+		if u.run(u.t.Context()) {
+			return
+		}
+	}
+}
+
 // up mounts what the system has mounted.
 func (u *updatable) up() {
 	u.t.Helper()
@@ -266,15 +281,7 @@ func TestUpdateOfASickImage(t *testing.T) {
 		u := newUpdatable(t, gateway)
 		u.up()
 		must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		for range 20 {
-			u.firmware()
-			u.sick = !u.Ramdisk && u.Platform.Label == "160002"
-			if u.run(ctx) {
-				break
-			}
-		}
+		u.settleSick()
 		u.checkSettled("rolled back", "160001")
 		if o := GetUpdateStatus(u.Machine).Last; o == nil || o.Result != rolledBack || !strings.Contains(o.Reason, "PostgreSQL does not answer") {
 			t.Errorf("the last update is %+v", o)
@@ -522,7 +529,7 @@ func TestTrialIsInterrupted(t *testing.T) {
 			t.Fatal("an interrupted trial succeeds")
 		}
 		counts := GetUpdateStatus(u.Machine).UnderWay.Tries == tries
-		if tries > 0 && counts != (n >= maxInterruptions) {
+		if tries == 0 || counts != (n >= maxInterruptions) {
 			t.Errorf("interruption %d is an attempt: %v", n+1, counts)
 		}
 		tr := *GetUpdateStatus(u.Machine).UnderWay
@@ -565,4 +572,36 @@ func TestUpdateIsLocked(t *testing.T) {
 	}
 	unlock()
 	must(t, Update(t.Context(), u.Machine, UpdateOptions{Source: u.file}))
+}
+
+// What has to be recorded on a full disk takes the room that is kept for that, and
+// no line of the log gets lost.
+func TestEvenFull(t *testing.T) {
+	u := newUpdatable(t, false)
+	u.up()
+	must(t, makeReserve{}.Do(t.Context(), u.Machine))
+	tries := 0
+	must(t, u.evenFull(func() error {
+		if tries++; tries == 1 {
+			return fmt.Errorf("wrapped: %w", unix.ENOSPC)
+		}
+		return nil
+	}))
+	if _, err := os.Stat(u.path(reserveFile)); err == nil || tries != 2 {
+		t.Errorf("after %d tries the reserve: %v; want it gone after 2", tries, err)
+	}
+	l := NewLog(io.Discard)
+	l.Printf("one")
+	if err := l.Open("/dev/full"); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("Open() of a full disk = %v", err)
+	}
+	l.file.Close()
+	path := filepath.Join(t.TempDir(), "log")
+	var err error
+	l.file, err = os.Create(path)
+	must(t, err)
+	must(t, errors.Join(l.Flush(), l.Close()))
+	if text, err := os.ReadFile(path); err != nil || strings.Count(string(text), " one\n") != 1 {
+		t.Errorf("with room again the log is %q, %v", text, err)
+	}
 }

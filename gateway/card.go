@@ -15,12 +15,13 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/fat12"
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
 
+	"appplatform/internal/extlinux"
 	"appplatform/internal/hint"
 	"appplatform/partitions"
 )
 
 // configPath is the file on sda1 that says what there is to start.
-const configPath = "/extlinux/extlinux.conf"
+const configPath = "/" + extlinux.ConfigPath
 
 // A card is the disk of the gateway, as its firmware reads it: sda1 only, and
 // only while no machine runs from it.

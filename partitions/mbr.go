@@ -55,7 +55,10 @@ func ReadMBR(head []byte) (Table, error) {
 }
 
 // mbrUUID is how the kernel calls a partition: /dev/disk/by-partuuid.
-func (t Table) mbrUUID(number int) string { return fmt.Sprintf("%s-%02x", t.DiskUUID, number) }
+func (t Table) mbrUUID(number int) string { return MBRUUID(t.DiskUUID, number) }
+
+// MBRUUID is the same by the signature of the disk (Linux: block/partitions/msdos.c).
+func MBRUUID(signature string, number int) string { return fmt.Sprintf("%s-%02x", signature, number) }
 
 // mbrWrites is the one sector that holds the table; what it holds in front of
 // that stays.

@@ -40,17 +40,15 @@ LABEL normal-%[1]s
 MENU LABEL App Platform (%[1]s)
 LINUX /%[1]s/kernel
 APPEND root=PARTUUID=%[3]s ro rootwait=30 %[4]s
-`, set, rescueArguments(signature, set), partUUID(signature, partitions.Rootfs), arguments(signature, set))
+`, set, rescueArguments(signature, set), partitions.MBRUUID(signature, partitions.Rootfs), arguments(signature, set))
 	}
 	return []byte(b.String())
 }
 
 func arguments(signature, set string) string {
-	return fmt.Sprintf("quiet panic=10 watchdog.stop_on_reboot=0 ap.boot=%s ap.set=%s", partUUID(signature, partitions.Boot), set)
+	return fmt.Sprintf("quiet panic=10 watchdog.stop_on_reboot=0 ap.boot=%s ap.set=%s", partitions.MBRUUID(signature, partitions.Boot), set)
 }
 
 func rescueArguments(signature, set string) string {
 	return "root=/dev/ram0 ramdisk_size=100000 rw " + arguments(signature, set)
 }
-
-func partUUID(signature string, number int) string { return fmt.Sprintf("%s-%02x", signature, number) }
