@@ -61,8 +61,14 @@ var (
 // Browser has what web pages are tried with.
 var Browser = Kind{"browser", append([]string{"chromium-headless-shell", "fonts-dejavu-core"}, base...)}
 
+// Formats has what disk images and documents are judged with by tests: readers
+// that have nothing in common with ours.
+var Formats = Kind{"formats", append([]string{
+	"libxml2-utils", "qemu-utils", "python3-minimal", "python3-libvmdk", "python3-libvhdi", "python3-libqcow",
+}, base...)}
+
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {
