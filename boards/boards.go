@@ -44,11 +44,16 @@ type Board struct {
 	// add up to, so that growth is a decision and not an accident.
 	RootfsLimit  partitions.Size `json:"rootfs_limit"`
 	RamdiskLimit partitions.Size `json:"ramdisk_limit"`
-	// ImageLimit, if any, is how large the file of the image may be.
+	// ImageLimit, if any, is how large the file that people fetch may be: the
+	// OVA if the board has one, else the raw image.
 	ImageLimit partitions.Size `json:"image_limit,omitempty"`
-	// Formats are the disk formats that the image is written in besides raw,
-	// as qemu-img names them: qcow2.
+	// Formats are the disk formats that the image is written in besides raw, as
+	// the extensions of their files: qcow2, vmdk, vhdx, vhd, ova.
 	Formats []string `json:"formats,omitempty"`
+	// Platform and Devices are what stores call the board and the machines that
+	// it is for (linux.json): arm, IPx10.
+	Platform string   `json:"platform"`
+	Devices  []string `json:"devices"`
 }
 
 // goArch are the architectures this project builds for, as Debian calls them,
@@ -112,6 +117,8 @@ func (b Board) Validate() error {
 		return errors.New("goarm belongs to arch armel and only there")
 	case b.Boot != "grub" && b.Boot != "extlinux":
 		return fmt.Errorf("boot %q is not one of grub, extlinux", b.Boot)
+	case b.Platform == "" || len(b.Devices) == 0:
+		return errors.New("platform or devices are empty")
 	case b.Memory <= 0, b.RootfsLimit <= 0, b.RamdiskLimit <= 0:
 		return errors.New("memory, rootfs_limit and ramdisk_limit must be more than 0")
 	}

@@ -33,7 +33,9 @@ const valid = `{
   "disk": "4 GiB",
   "memory": "256 MiB",
   "rootfs_limit": "180 MiB",
-  "ramdisk_limit": "40 MiB"
+  "ramdisk_limit": "40 MiB",
+  "platform": "arm",
+  "devices": ["gw"]
 }`
 
 func load(text string) (Board, error) {
@@ -56,6 +58,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"size without unit", `"4 GiB"`, `"4"`, "not a size"},
 		{"size as number", `"4 GiB"`, `4`, "disk"},
 		{"text behind", "\n}", "\n}{}", "text after the closing brace"},
+		{"no device", `["gw"]`, `[]`, "platform or devices are empty"},
 		{"no description", `"gateway"`, `""`, "description is empty"},
 		{"architecture", `"armel"`, `"mips"`, `arch "mips" is not one of`},
 		{"goarm missing", `"goarm": "5",`, ``, "goarm belongs to arch armel"},

@@ -83,6 +83,7 @@ type build struct {
 	ramdisk string
 	raw     string // the root file system
 	packed  packedRootfs
+	signed  struct{ manifest, signature []byte }
 }
 
 type packedRootfs struct {
@@ -103,7 +104,10 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 		{"rootfs", "make the root file system", b.buildRootfs},
 		{"pack", "compress the root file system", b.packRootfs},
 		{"disk", "write the disk image", b.writeDisk},
+		{"formats", "write the other disk formats", b.writeFormats},
+		{"publish", "write the update file", b.publish},
 	}
+	defer b.removeParts()
 	for _, s := range steps {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -384,21 +388,17 @@ func (b *build) manifest() (m bundle.Manifest, text, signature []byte, err error
 	return m, text, signature, err
 }
 
-func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, unit string)) error {
-	m, text, signature, err := b.manifest()
-	if err != nil {
-		return err
-	}
-	lock, err := b.Lock.Encode()
-	if err != nil {
+func (b *build) writeDisk(ctx context.Context, _ func(done, total int64, unit string)) (err error) {
+	var m bundle.Manifest
+	if m, b.signed.manifest, b.signed.signature, err = b.manifest(); err != nil {
 		return err
 	}
 	o := disk.Options{Table: b.table(), Time: imageTime, Boot: map[string]disk.Source{
 		"a/" + bundle.KernelName:    {Path: b.kernel.Image},
 		"a/" + bundle.RamdiskName:   {Path: b.ramdisk},
 		"a/" + bundle.RootfsName:    {Path: b.packed.path},
-		"a/" + bundle.ManifestName:  {Data: text},
-		"a/" + bundle.SignatureName: {Data: signature},
+		"a/" + bundle.ManifestName:  {Data: b.signed.manifest},
+		"a/" + bundle.SignatureName: {Data: b.signed.signature},
 		"label":                     {Data: []byte(b.Label + "\n")},
 	}}
 	for _, f := range m.Started() {
@@ -407,48 +407,59 @@ func (b *build) writeDisk(ctx context.Context, progress func(done, total int64, 
 	if b.Board.Boot == "extlinux" {
 		o.Boot[extlinux.ScriptPath] = disk.Source{Data: extlinux.Script(b.Board.Arch, o.Table.DiskUUID)}
 	}
-	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	raw := part(b.diskImages()[0])
+	if err := os.Remove(raw); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	return disk.Write(ctx, b.tools, o, raw)
+}
+
+// writeFormats writes what the raw image holds in the formats of the board.
+func (b *build) writeFormats(ctx context.Context, progress func(done, total int64, unit string)) error {
 	images := b.diskImages()
-	for _, f := range images {
-		if err := os.Remove(f + ".part"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if len(images) > 1 {
+		err := writeDisks(ctx, part(images[0]), images[1:], b.machine(), func(done, total int64) { progress(done, total, "bytes") })
+		if err != nil {
 			return err
 		}
-		defer os.Remove(f + ".part")
 	}
-	if err := disk.Write(ctx, b.tools, o, images[0]+".part"); err != nil {
+	return b.checkSize(images)
+}
+
+// publish writes what goes with the disk images, and gives these their names.
+func (b *build) publish(context.Context, func(done, total int64, unit string)) error {
+	lock, err := b.Lock.Encode()
+	if err != nil {
 		return err
 	}
-	if err := b.checkSize(images[0] + ".part"); err != nil {
+	// From here on the folder is not what the last record says.
+	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
-	}
-	for i, format := range b.Board.Formats {
-		err := b.tools.Run(ctx, tooltree.Cmd{
-			Args:     []string{"qemu-img", "convert", "-f", "raw", "-O", format, images[0] + ".part", images[i+1] + ".part"},
-			Writable: []string{b.Out},
-		})
-		if err != nil {
-			return fmt.Errorf("cannot make the %s image: %w", format, err)
-		}
 	}
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{".manifest.json", text}, {".manifest.json.minisig", signature}, {".lock", lock}} {
+	}{{".manifest.json", b.signed.manifest}, {".manifest.json.minisig", b.signed.signature}, {".lock", lock}} {
 		if err := atomicfile.Write(filepath.Join(b.Out, b.imageName(f.name)), f.data, 0o644); err != nil {
 			return err
 		}
 	}
-	if err := b.writeUpdate(text, signature); err != nil {
+	if err := b.writeUpdate(b.signed.manifest, b.signed.signature); err != nil {
 		return err
 	}
-	for _, f := range images {
-		if err := publish(f+".part", f); err != nil {
+	for _, f := range b.diskImages() {
+		if err := publish(part(f), f); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeParts removes what a build that failed has begun.
+func (b *build) removeParts() {
+	for _, f := range b.diskImages() {
+		os.Remove(part(f)) // What is published is not there any more.
+	}
 }
 
 // updatePath is the file that installed machines update themselves from. Its
@@ -474,8 +485,14 @@ func (p *Plan) diskImages() []string {
 	return images
 }
 
-// checkSize holds the image to the board's limit (OS-A3).
-func (b *build) checkSize(path string) error {
+// checkSize holds what people fetch to the board's limit (OS-A3).
+func (b *build) checkSize(images []string) error {
+	path := part(images[0])
+	for _, image := range images {
+		if filepath.Ext(image) == "."+formatOVA {
+			path = part(image)
+		}
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return err

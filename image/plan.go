@@ -84,6 +84,11 @@ func New(ctx context.Context, o Options) (*Plan, error) {
 	if p.Board, err = boards.Load(repo.fs, o.Board); err != nil {
 		return nil, err
 	}
+	for _, format := range p.Board.Formats {
+		if _, err := diskFormat("." + format); err != nil {
+			return nil, fmt.Errorf("cannot build %s: %w", p.Board.Name, err)
+		}
+	}
 	if p.Out == "" {
 		p.Out = filepath.Join(repo.dir, "out", p.Board.Name)
 	}

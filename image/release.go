@@ -1,0 +1,469 @@
+package image
+
+import (
+	"archive/zip"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"appplatform/boards"
+	"appplatform/bundle"
+	"appplatform/internal/atomicfile"
+	"appplatform/internal/hint"
+)
+
+// Names of files in a release.
+const (
+	sumsName      = "SHA256SUMS"
+	signatureName = sumsName + ".minisig"
+	// storeName is the list that gateways and the manager read (SDK: linux.json).
+	storeName = "linux.json"
+	// zipName is what manuals call the file for virtual machines (OS-A1).
+	zipName = "app-platform-ova.zip"
+)
+
+// A Built is a board with what was built for it.
+type Built struct {
+	Plan   *Plan
+	Result *Result
+}
+
+// Release puts the files of several boards with the same number and key into one
+// folder, with what tells people and machines what is in it and that it is
+// genuine. The folder is replaced when everything is there; the same builds give
+// the same bytes.
+func Release(ctx context.Context, dir string, builds []Built) ([]string, error) {
+	files, err := release(ctx, dir, builds)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the release: %w", err)
+	}
+	return files, nil
+}
+
+func release(ctx context.Context, dir string, builds []Built) ([]string, error) {
+	if len(builds) == 0 {
+		return nil, errors.New("internal error: no boards")
+	}
+	tmp := part(dir)
+	if err := os.RemoveAll(tmp); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(tmp, 0o755); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp) // What is published is not there any more.
+	store := newStore()
+	for _, b := range builds {
+		if first := builds[0].Plan; b.Plan.Label != first.Label || b.Plan.Signing.Public != first.Signing.Public {
+			return nil, errors.New("internal error: builds of different numbers or keys")
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := b.release(tmp, store); err != nil {
+			return nil, err
+		}
+	}
+	text, err := json.MarshalIndent(store, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("internal error: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(tmp, storeName), append(text, '\n'), 0o644); err != nil {
+		return nil, err
+	}
+	if err := signSums(tmp, builds[0].Plan.Signing); err != nil {
+		return nil, err
+	}
+	if err := replaceFolder(tmp, dir); err != nil {
+		return nil, err
+	}
+	return listFiles(dir)
+}
+
+// release adds one board's files.
+func (b Built) release(dir string, store *store) error {
+	names := map[string]string{} // by extension
+	for _, file := range b.Result.Files {
+		name := filepath.Base(file)
+		if ext := filepath.Ext(name); ext != ".json" {
+			names[ext] = name
+		}
+		// The raw disk of a virtual machine is as large as the disk. Its other
+		// formats hold the same.
+		if filepath.Ext(name) == ".img" && len(b.Plan.Board.Formats) > 0 {
+			continue
+		}
+		if err := linkOrCopy(file, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	p := platform{
+		ID: b.Plan.Board.Platform, Text: product + " " + b.Plan.Label + " for " + strings.Join(b.Plan.Board.Devices, ", "),
+		File: names[".img"], Update: names[".update"], Version: b.Plan.Label,
+	}
+	if machine := names["."+formatOVA]; machine != "" {
+		p.File, p.Zip = machine, zipName
+		if err := writeZip(filepath.Join(dir, zipName), filepath.Join(dir, machine)); err != nil {
+			return err
+		}
+	}
+	store.add(p, b.Plan.Board)
+	return nil
+}
+
+// linkOrCopy gives a finished file a second name, or copies it to another file
+// system.
+func linkOrCopy(from, to string) error {
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return atomicfile.WriteFunc(to, 0o644, func(w io.Writer) error {
+		_, err := io.Copy(w, in)
+		return err
+	})
+}
+
+//go:embed import.txt
+var importNote []byte
+
+// writeZip packs the OVA with a note how to import it. The OVA is compressed
+// already.
+func writeZip(name, machine string) error {
+	return atomicfile.WriteFunc(name, 0o644, func(w io.Writer) error {
+		z := zip.NewWriter(w)
+		note, err := z.CreateHeader(&zip.FileHeader{Name: "README.txt", Method: zip.Deflate, Modified: imageTime})
+		if err != nil {
+			return err
+		}
+		if _, err := note.Write(importNote); err != nil {
+			return err
+		}
+		in, err := os.Open(machine)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := z.CreateHeader(&zip.FileHeader{Name: filepath.Base(machine), Method: zip.Store, Modified: imageTime})
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			return err
+		}
+		return z.Close()
+	})
+}
+
+// A store is the list of images that a device or a manager offers (SDK:
+// linux.json). Paths are relative to it.
+type store struct {
+	Platforms []platform `json:"platforms"`
+	Devices   []device   `json:"devices"`
+}
+
+type platform struct {
+	ID      string `json:"id"`
+	Text    string `json:"text"`
+	File    string `json:"file"`   // of a first installation
+	Update  string `json:"update"` // of an installed machine
+	Zip     string `json:"zip,omitempty"`
+	Version string `json:"version"`
+}
+
+type device struct {
+	ID        string   `json:"id"`
+	Platforms []string `json:"platforms"`
+}
+
+func newStore() *store { return &store{Platforms: []platform{}, Devices: []device{}} }
+
+func (s *store) add(p platform, board boards.Board) {
+	s.Platforms = append(s.Platforms, p)
+	for _, d := range board.Devices {
+		s.Devices = append(s.Devices, device{d, []string{p.ID}})
+	}
+}
+
+// listFiles are the files of a folder, sorted; anything else in it is an error.
+func listFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			return nil, fmt.Errorf("%s is not a file", filepath.Join(dir, e.Name()))
+		}
+		names = append(names, filepath.Join(dir, e.Name()))
+	}
+	return names, nil
+}
+
+// signSums writes the hashes of all files, as sha256sum does, and their
+// signature.
+func signSums(dir string, key Signing) error {
+	files, err := listFiles(dir)
+	if err != nil {
+		return err
+	}
+	var sums strings.Builder
+	for _, file := range files {
+		sum, err := fileSum(file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&sums, "%s  %s\n", sum, filepath.Base(file))
+	}
+	signature, err := bundle.Sign(key.private, key.password, []byte(sums.String()))
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, sumsName), []byte(sums.String()), 0o644),
+		os.WriteFile(filepath.Join(dir, signatureName), signature, 0o644))
+}
+
+func fileSum(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// replaceFolder puts a finished folder in the place of another one, which is
+// there whole until then. An interruption in between leaves the old one under its
+// name with .old behind it.
+func replaceFolder(from, to string) error {
+	old := to + ".old"
+	if err := os.RemoveAll(old); err != nil {
+		return err
+	}
+	if err := os.Rename(to, old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := atomicfile.SyncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	return os.RemoveAll(old)
+}
+
+// A Finding is one file of a folder that was found to be whole.
+type Finding struct{ File, What string }
+
+// VerifyFolder checks everything that a build or a release has put into a folder,
+// and stops at the first thing that is wrong. found, if any, is told what is good
+// as soon as it is known.
+func VerifyFolder(ctx context.Context, dir string, keys []string, found func(Finding)) error {
+	files, err := listFiles(dir)
+	if err != nil {
+		return err
+	}
+	v := &folderVerifier{dir: dir, keys: keys, found: found, contents: map[string]Content{}}
+	return v.verify(ctx, files)
+}
+
+type folderVerifier struct {
+	dir      string
+	keys     []string
+	found    func(Finding)
+	contents map[string]Content // of disks, by name without extension
+	checked  int
+}
+
+func (v *folderVerifier) good(file, format string, args ...any) {
+	v.checked++
+	if v.found != nil {
+		v.found(Finding{filepath.Base(file), fmt.Sprintf(format, args...)})
+	}
+}
+
+func (v *folderVerifier) verify(ctx context.Context, files []string) error {
+	if slices.Contains(files, filepath.Join(v.dir, sumsName)) {
+		if err := v.sums(files); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := v.file(ctx, file); err != nil {
+			return err
+		}
+	}
+	if v.checked == 0 {
+		return hint.Errorf("name the folder of a build or a release", "there is nothing in %s that can be verified", v.dir)
+	}
+	return nil
+}
+
+// sums compares every file with the signed list.
+func (v *folderVerifier) sums(files []string) error {
+	name := filepath.Join(v.dir, sumsName)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := v.signature(name, text); err != nil {
+		return err
+	}
+	listed := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		sum, file, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		if !ok || filepath.Base(file) != file {
+			return fmt.Errorf("%s: a line that says nothing: %q", name, line)
+		}
+		listed[file] = sum
+	}
+	for _, file := range files {
+		base := filepath.Base(file)
+		if base == sumsName || base == signatureName {
+			continue
+		}
+		want, ok := listed[base]
+		if !ok {
+			return fmt.Errorf("%s does not list %s", name, base)
+		}
+		delete(listed, base)
+		if sum, err := fileSum(file); err != nil || sum != want {
+			return errors.Join(fmt.Errorf("%s is not what %s says", file, sumsName), err)
+		}
+	}
+	for file := range listed {
+		return fmt.Errorf("%s lists %s, which is missing", name, file)
+	}
+	v.good(name, "signed, and every file is as it says")
+	return nil
+}
+
+// signature checks the .minisig beside a file.
+func (v *folderVerifier) signature(name string, text []byte) error {
+	signature, err := os.ReadFile(name + ".minisig")
+	if err != nil {
+		return fmt.Errorf("%s is not signed: %w", name, err)
+	}
+	if err := bundle.VerifySignature(v.keys, text, signature); err != nil {
+		return hint.Errorf("name the .pub file of the key it was signed with (--pub)", "%s: %w", name, err)
+	}
+	return nil
+}
+
+func (v *folderVerifier) file(ctx context.Context, file string) error {
+	base := filepath.Base(file)
+	switch ext := filepath.Ext(base); {
+	case ext == ".update":
+		m, err := VerifyUpdate(ctx, file, v.keys)
+		if err != nil {
+			return err
+		}
+		v.good(file, "image %s for %s, signed", m.Label, m.Board)
+	case strings.HasSuffix(base, ".manifest.json"):
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := v.signature(file, text); err != nil {
+			return err
+		}
+		m, err := bundle.Decode(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		v.good(file, "of image %s for %s, signed", m.Label, m.Board)
+	case base == storeName:
+		return v.store(file)
+	case base == zipName:
+		return v.zip(file)
+	case ext == ".img" || slices.Contains(DiskFormats(), strings.TrimPrefix(ext, ".")):
+		return v.disk(file)
+	}
+	return nil
+}
+
+// disk wants all formats of a disk to hold the same.
+func (v *folderVerifier) disk(file string) error {
+	content, err := VerifyDisk(file)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimSuffix(file, filepath.Ext(file))
+	if other, ok := v.contents[name]; ok && other != content {
+		return fmt.Errorf("%s holds another disk than the files beside it", file)
+	}
+	v.contents[name] = content
+	v.good(file, "disk %.12s of %d bytes", content.ID, content.Size)
+	return nil
+}
+
+// store wants every file that the list names to be there.
+func (v *folderVerifier) store(file string) error {
+	var s store
+	if err := readJSON(file, &s); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	for _, p := range s.Platforms {
+		for _, name := range []string{p.File, p.Update, p.Zip} {
+			if name == "" {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(v.dir, name)); filepath.Base(name) != name || err != nil {
+				return fmt.Errorf("%s names %q, which is not there", file, name)
+			}
+		}
+	}
+	v.good(file, "lists %d platforms", len(s.Platforms))
+	return nil
+}
+
+// zip wants the OVA in it to be the one beside it.
+func (v *folderVerifier) zip(file string) error {
+	z, err := zip.OpenReader(file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	defer z.Close()
+	for _, f := range z.File {
+		if filepath.Ext(f.Name) != "."+formatOVA {
+			continue
+		}
+		r, err := f.Open()
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		h := sha256.New()
+		_, err = io.Copy(h, r)
+		err = errors.Join(err, r.Close())
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		beside := filepath.Join(v.dir, filepath.Base(f.Name))
+		if sum, err := fileSum(beside); err != nil || sum != hex.EncodeToString(h.Sum(nil)) {
+			return errors.Join(fmt.Errorf("%s holds another %s than the one beside it", file, f.Name), err)
+		}
+		v.good(file, "holds %s", f.Name)
+		return nil
+	}
+	return fmt.Errorf("%s: there is no OVA in it", file)
+}
