@@ -37,6 +37,8 @@ type File struct {
 	Path    string // "usr/bin/apagent"
 	Mode    fs.FileMode
 	Content []byte
+	// From says what it is made from: a folder of the repository, or a program.
+	From string
 }
 
 // System makes the tree of the installed system.
@@ -98,7 +100,7 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 		return nil, err
 	}
 	for _, f := range in.Files {
-		t.put(f.Path, &Entry{Mode: f.Mode, Content: f.Content, layer: fromBuild, owner: "the build"})
+		t.put(f.Path, &Entry{Mode: f.Mode, Content: f.Content, layer: fromBuild, owner: f.From})
 	}
 	removeEmptyFolders(t)
 	if err := addPermissions(t, in.Repo, system, ids); err != nil {
@@ -110,7 +112,7 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 		}
 		in.Log(fmt.Sprintf("%s: %d files, %d MiB from %d packages", system, len(t.entries), t.Size()>>20, len(in.Debs)))
 	}
-	return t, errors.Join(t.check(in.Board.Arch, r), checkSize(t, limit))
+	return t, errors.Join(t.check(in.Board.Arch, r), checkCopyrights(t), checkSize(t, limit))
 }
 
 // shrinkLibraries applies the rules for the inside of ICU's data library.
@@ -125,6 +127,7 @@ func shrinkLibraries(t *Tree, r *rules) error {
 		if err := shrinkICU(e.Content, func(item string) bool { return first(r.icu, item) != nil }); err != nil {
 			return fmt.Errorf("cannot shrink /%s: %w", name, err)
 		}
+		e.changed = true
 	}
 	return nil
 }
