@@ -164,7 +164,7 @@ func FuzzManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := checkSignature(keys, text, signature); err != nil {
+		if err := CheckSignature(keys, text, signature); err != nil {
 			t.Errorf("what was signed is refused: %v", err)
 		}
 	})
@@ -188,10 +188,10 @@ func FuzzSignature(f *testing.F) {
 	f.Add(bytes.Join(lines[:3], []byte("\n")))
 	f.Add([]byte(nil))
 	f.Fuzz(func(t *testing.T, signature []byte) {
-		if checkSignature(keys, append(text, ' '), signature) == nil {
+		if CheckSignature(keys, append(text, ' '), signature) == nil {
 			t.Error("a signature of another text was accepted")
 		}
-		if checkSignature(keys, text, signature) != nil {
+		if CheckSignature(keys, text, signature) != nil {
 			return
 		}
 		for i, line := range lines[1:] { // The first is an untrusted comment.

@@ -36,7 +36,7 @@ func Open(dir string, p Platform) (Set, error) {
 	if err != nil {
 		return Set{}, fmt.Errorf("cannot open the image set: %w", err)
 	}
-	if err := checkSignature(p.Keys, text, signature); err != nil {
+	if err := CheckSignature(p.Keys, text, signature); err != nil {
 		return Set{}, fmt.Errorf("cannot use the image set in %s: %w", dir, err)
 	}
 	m, err := Decode(text)

@@ -51,7 +51,15 @@ func Sign(private []byte, password string, manifest []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return SignText(private, password, manifest, fmt.Sprintf("%s image %s", m.Board, m.Label),
+		"App Platform manifest, check with minisign -Vm "+ManifestName)
+}
+
+// SignText signs any text. The trusted comment is signed, too, and shown to
+// whoever checks the signature; the other one is not.
+func SignText(private []byte, password string, text []byte, trusted, comment string) ([]byte, error) {
 	var key minisign.PrivateKey
+	var err error
 	private = bytes.TrimSpace(private)
 	if minisign.IsEncrypted(private) {
 		key, err = minisign.DecryptKey(password, private)
@@ -61,25 +69,24 @@ func Sign(private []byte, password string, manifest []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the signing key: %w", err)
 	}
-	r := minisign.NewReader(bytes.NewReader(manifest))
+	r := minisign.NewReader(bytes.NewReader(text))
 	if _, err := io.Copy(io.Discard, r); err != nil {
-		return nil, fmt.Errorf("cannot sign the manifest: %w", err)
+		return nil, fmt.Errorf("cannot sign: %w", err)
 	}
-	comment := fmt.Sprintf("%s image %s", m.Board, m.Label)
-	return r.SignWithComments(key, comment, "App Platform manifest, check with minisign -Vm "+ManifestName), nil
+	return r.SignWithComments(key, trusted, comment), nil
 }
 
-// ErrSignature is a manifest that none of the known keys has signed.
+// ErrSignature is a text that none of the known keys has signed.
 var ErrSignature = errors.New("its signature is not from a known key")
 
-// checkSignature accepts a signature by any one of the keys.
-func checkSignature(keys []string, manifest, signature []byte) error {
-	for _, text := range keys {
+// CheckSignature accepts a signature of the text by any one of the keys.
+func CheckSignature(keys []string, text, signature []byte) error {
+	for _, line := range keys {
 		var key minisign.PublicKey
-		if err := key.UnmarshalText([]byte(strings.TrimSpace(text))); err != nil {
-			return fmt.Errorf("cannot read the public key %q: %w", text, err)
+		if err := key.UnmarshalText([]byte(strings.TrimSpace(line))); err != nil {
+			return fmt.Errorf("cannot read the public key %q: %w", line, err)
 		}
-		if minisign.Verify(key, manifest, signature) {
+		if minisign.Verify(key, text, signature) {
 			return nil
 		}
 	}

@@ -127,7 +127,7 @@ func OpenUpdate(r io.Reader, keys []string) (*Update, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSignature(keys, u.Text, u.Signature); err != nil {
+	if err := CheckSignature(keys, u.Text, u.Signature); err != nil {
 		return nil, fmt.Errorf("cannot use the update file: %w", err)
 	}
 	u.Manifest, err = Decode(u.Text)

@@ -106,6 +106,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 		{"disk", "write the disk image", b.writeDisk},
 		{"formats", "write the other disk formats", b.writeFormats},
 		{"publish", "write the update file", b.publish},
+		{"sbom", "list what is in the image", b.attest},
 	}
 	defer b.removeParts()
 	for _, s := range steps {
@@ -162,7 +163,8 @@ func (b *build) buildKernel(ctx context.Context, progress func(done, total int64
 // fetch brings the packages of both systems into the pool. What comes from the
 // pool is read again, so that an altered file is found before it is used.
 func (b *build) fetch(ctx context.Context, progress func(done, total int64, unit string)) error {
-	if b.cache.Has("rootfs", b.keys.rootfs) && b.cache.Has("ramdisks", b.keys.ramdisk) {
+	if b.cache.Has("rootfs", b.keys.rootfs) && b.cache.Has("ramdisks", b.keys.ramdisk) &&
+		b.cache.Has("listings", b.keys.rootfs) && b.cache.Has("listings", b.keys.ramdisk) {
 		return nil
 	}
 	fetched := b.fetching(progress, b.Lock.System, b.Lock.Ramdisk)
@@ -188,8 +190,8 @@ func (b *build) files() ([]rootfs.File, error) {
 		return nil, err
 	}
 	return []rootfs.File{
-		{Path: "usr/bin/apagent", Mode: 0o755, Content: agent},
-		{Path: bundle.PlatformFile, Mode: 0o644, Content: platform},
+		{Path: "usr/bin/apagent", Mode: 0o755, Content: agent, From: agentFolder},
+		{Path: bundle.PlatformFile, Mode: 0o644, Content: platform, From: builderFolder},
 	}, nil
 }
 
@@ -209,11 +211,7 @@ func (b *build) ramdiskOptions(tree *rootfs.Tree) ext4.Options {
 func (b *build) buildRamdisk(ctx context.Context, progress func(done, total int64, unit string)) error {
 	var err error
 	b.ramdisk, err = b.cache.File(filepath.Join("ramdisks", b.keys.ramdisk), func(w io.Writer) error {
-		in, err := b.input(b.Lock.Ramdisk)
-		if err != nil {
-			return err
-		}
-		tree, err := rootfs.Ramdisk(ctx, in)
+		tree, err := b.ramdiskTree(ctx)
 		if err != nil {
 			return err
 		}
@@ -293,11 +291,7 @@ func (b *build) buildRootfs(ctx context.Context, _ func(done, total int64, unit 
 		return errors.New("internal error: no partition for the root file system")
 	}
 	dir, err := b.cache.Folder(filepath.Join("rootfs", b.keys.rootfs), nil, func(dir string) error {
-		in, err := b.input(b.Lock.System)
-		if err != nil {
-			return err
-		}
-		tree, err := rootfs.System(ctx, in)
+		tree, err := b.systemTree(ctx)
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 
 // OS-A3: an image over the board's limit is refused, with the size of each part.
 func TestImageLimit(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "part")
+	file := filepath.Join(t.TempDir(), "x.img.part")
 	put(t, file, "")
 	if err := os.Truncate(file, 2_000_000); err != nil {
 		t.Fatal(err)
@@ -24,7 +24,7 @@ func TestImageLimit(t *testing.T) {
 		1_999_999: "the image has 2.00 MB and may have 2.00 MB: kernel 2.00 MB, ramdisk 2.00 MB, packed rootfs 2.00 MB\nhint: leave something out",
 	} {
 		b.Board.ImageLimit = limit
-		err := b.checkSize(file)
+		err := b.checkSize([]string{strings.TrimSuffix(file, ".part")})
 		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("checkSize() with the limit %v = %v; want %q", limit, err, want)
 		}

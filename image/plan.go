@@ -141,7 +141,8 @@ func (p *Plan) setKeys() (err error) {
 	if p.Draft && !p.cache.Has("ramdisks", k.ramdisk) {
 		k.ramdisk = ramdiskKey(true) // A draft takes a well packed one where there is one.
 	}
-	k.rootfs = cache.Key(append([]string{"rootfs", p.sources.system, archive.Key(p.Lock.System)}, same...)...)
+	// The system tells what the kernel and the ramdisk are made from, too.
+	k.rootfs = cache.Key(append([]string{"rootfs", p.sources.system, archive.Key(p.Lock.System), k.kernel, ramdiskKey(false)}, same...)...)
 	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft))
 	return nil
 }

@@ -62,10 +62,7 @@ func stampOf(path string) (stamp, error) {
 func (b *build) finish(context.Context) (*Result, error) {
 	r := &Result{}
 	rec := record{Key: b.keys.image, Stamps: map[string]stamp{}, Result: r, Kernel: b.kernel.Image}
-	r.Files = append(b.diskImages(), b.updatePath())
-	for _, ext := range []string{".manifest.json", ".manifest.json.minisig", ".lock"} {
-		r.Files = append(r.Files, filepath.Join(b.Out, b.imageName(ext)))
-	}
+	r.Files = append(b.products(), b.provenancePath(), b.provenancePath()+signatureExt)
 	for _, f := range r.Files {
 		s, err := stampOf(f)
 		if err != nil {
@@ -97,7 +94,18 @@ func (b *build) finish(context.Context) (*Result, error) {
 	b.cache.Keep("agents", 12)
 	b.cache.Keep("unpacked", 18)
 	b.cache.Keep("pieces", 2000)
+	b.cache.Keep("listings", 18)
+	b.cache.Keep("licences", 12)
 	return r, nil
+}
+
+// products are the paths of the finished files, but for the statement about them.
+func (p *Plan) products() []string {
+	files := append(p.diskImages(), p.updatePath())
+	for _, name := range []string{".manifest.json", ".manifest.json" + signatureExt, ".lock", spdxName, cyclonedxName, licencesName} {
+		files = append(files, filepath.Join(p.Out, p.imageName(name)))
+	}
+	return files
 }
 
 // parts are the sizes of what the image carries.

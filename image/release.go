@@ -23,8 +23,7 @@ import (
 
 // Names of files in a release.
 const (
-	sumsName      = "SHA256SUMS"
-	signatureName = sumsName + ".minisig"
+	sumsName = "SHA256SUMS"
 	// storeName is the list that gateways and the manager read (SDK: linux.json).
 	storeName = "linux.json"
 	// zipName is what manuals call the file for virtual machines (OS-A1).
@@ -80,7 +79,7 @@ func release(ctx context.Context, dir string, builds []Built) ([]string, error) 
 	if err := os.WriteFile(filepath.Join(tmp, storeName), append(text, '\n'), 0o644); err != nil {
 		return nil, err
 	}
-	if err := signSums(tmp, builds[0].Plan.Signing); err != nil {
+	if err := signSums(tmp, builds[0].Plan.Label, builds[0].Plan.Signing); err != nil {
 		return nil, err
 	}
 	if err := replaceFolder(tmp, dir); err != nil {
@@ -216,7 +215,7 @@ func listFiles(dir string) ([]string, error) {
 
 // signSums writes the hashes of all files, as sha256sum does, and their
 // signature.
-func signSums(dir string, key Signing) error {
+func signSums(dir, label string, key Signing) error {
 	files, err := listFiles(dir)
 	if err != nil {
 		return err
@@ -229,24 +228,14 @@ func signSums(dir string, key Signing) error {
 		}
 		fmt.Fprintf(&sums, "%s  %s\n", sum, filepath.Base(file))
 	}
-	signature, err := bundle.Sign(key.private, key.password, []byte(sums.String()))
+	signature, err := bundle.SignText(key.private, key.password, []byte(sums.String()), product+" release "+label,
+		"App Platform release, check with minisign -Vm "+sumsName)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, sumsName), []byte(sums.String()), 0o644),
-		os.WriteFile(filepath.Join(dir, signatureName), signature, 0o644))
-}
-
-func fileSum(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	_, err = io.Copy(h, f)
-	return hex.EncodeToString(h.Sum(nil)), err
+		os.WriteFile(filepath.Join(dir, sumsName+signatureExt), signature, 0o644))
 }
 
 // replaceFolder puts a finished folder in the place of another one, which is
@@ -339,7 +328,7 @@ func (v *folderVerifier) sums(files []string) error {
 	}
 	for _, file := range files {
 		base := filepath.Base(file)
-		if base == sumsName || base == signatureName {
+		if base == sumsName || base == sumsName+signatureExt {
 			continue
 		}
 		want, ok := listed[base]
@@ -360,11 +349,11 @@ func (v *folderVerifier) sums(files []string) error {
 
 // signature checks the .minisig beside a file.
 func (v *folderVerifier) signature(name string, text []byte) error {
-	signature, err := os.ReadFile(name + ".minisig")
+	signature, err := os.ReadFile(name + signatureExt)
 	if err != nil {
 		return fmt.Errorf("%s is not signed: %w", name, err)
 	}
-	if err := bundle.VerifySignature(v.keys, text, signature); err != nil {
+	if err := bundle.CheckSignature(v.keys, text, signature); err != nil {
 		return hint.Errorf("name the .pub file of the key it was signed with (--pub)", "%s: %w", name, err)
 	}
 	return nil
@@ -392,6 +381,12 @@ func (v *folderVerifier) file(ctx context.Context, file string) error {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 		v.good(file, "of image %s for %s, signed", m.Label, m.Board)
+	case strings.HasSuffix(base, provenanceName):
+		board := strings.TrimSuffix(strings.TrimPrefix(base, "app-platform-"), provenanceName)
+		if err := VerifyAttestations(ctx, v.dir, board, v.keys); err != nil {
+			return err
+		}
+		v.good(file, "signed, with the packages, files and licences of board %s", board)
 	case base == storeName:
 		return v.store(file)
 	case base == zipName:

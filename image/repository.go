@@ -87,7 +87,7 @@ func (r *repository) hashFile(h io.Writer, path string, e fs.DirEntry) error {
 // notOf are the files and folders that a system does not read.
 var notOf = map[string][]string{
 	"system":  {"rootfs/ramdisk", "rootfs/*/ramdisk"},
-	"ramdisk": {"rootfs/overlay", "rootfs/*/system", "boards/*/overlay", "boards/*/packages", "boards/*/rules"},
+	"ramdisk": {"rootfs/overlay", "rootfs/*/system", "boards/*/overlay", "boards/*/packages", "boards/*/rules", licenceFile},
 }
 
 // sources are keys of what of the checkout goes into an image besides the
@@ -113,7 +113,7 @@ func (r *repository) data(system, board string) (string, error) {
 			return false
 		}
 		return !slices.ContainsFunc(notOf[system], func(pattern string) bool { return below(path, pattern) })
-	}, "rootfs", "boards/"+board)
+	}, "rootfs", "boards/"+board, licenceFile)
 }
 
 // below reports whether the path, or a folder it lies in, matches the pattern.

@@ -28,6 +28,7 @@ func checkout(t *testing.T) string {
 		"agent/agent.go": "package agent\n", "agent/agent_test.go": "package agent\n", "bundle/bundle.go": "package bundle\n",
 		"partitions/p.go": "package partitions\n", "internal/run/run.go": "package run\n", "cmd/apagent/main.go": "package main\n",
 		"cmd/apimage/main.go": "package main\n", "archive/archive.go": "package archive\n",
+		"image/image.go": "package image\n", "tooltree/tooltree.go": "package tooltree\n", "LICENSE": "Apache\n",
 	} {
 		put(t, filepath.Join(dir, name), text)
 	}
@@ -86,7 +87,8 @@ func plan(t *testing.T, o Options) *Plan {
 	return p
 }
 
-// TestKeys changes one thing each and looks at what would be made anew.
+// TestKeys changes one thing each and looks at what would be made anew. The
+// system lists what kernel and ramdisk are made from.
 func TestKeys(t *testing.T) {
 	const all = "agent kernel ramdisk rootfs image"
 	for _, c := range []struct {
@@ -100,29 +102,30 @@ func TestKeys(t *testing.T) {
 		{"hidden file of the overlay", file("rootfs/overlay/etc/skel/.profile", "new\n"), "rootfs image"},
 		{"hidden folder of the overlay", file("rootfs/overlay/root/.config/x", "new\n"), "rootfs image"},
 		{"overlay of the board", file("boards/vm/overlay/etc/motd", "vm\n"), "rootfs image"},
-		{"file of the ramdisk", file("rootfs/ramdisk/etc/motd", "rescue!\n"), "ramdisk image"},
+		{"file of the ramdisk", file("rootfs/ramdisk/etc/motd", "rescue!\n"), "ramdisk rootfs image"},
 		{"file of both systems", file("rootfs/accounts/passwd", "root admin\n"), "ramdisk rootfs image"},
 		{"packages of the system", file("rootfs/packages/system", "zsh\n"), "rootfs image"},
-		{"packages of the ramdisk", file("rootfs/packages/ramdisk", "toybox\n"), "ramdisk image"},
+		{"packages of the ramdisk", file("rootfs/packages/ramdisk", "toybox\n"), "ramdisk rootfs image"},
 		{"rules of the board", file("boards/vm/rules", "drop usr/games/** # no\n"), "rootfs image"},
 		{"packages of the board", file("boards/vm/packages", "emacs\n"), "rootfs image"},
 		{"agent", file("agent/agent.go", "package agent // new\n"), "agent ramdisk rootfs image"},
 		{"new file of the agent", file("agent/internal/x/x.go", "package x\n"), "agent ramdisk rootfs image"},
 		{"what the agent is made with", file("go.sum", "x\n"), "agent ramdisk rootfs image"},
 		{"test of the agent", file("agent/agent_test.go", "package agent // new\n"), ""},
-		{"options of all kernels", file("boards/common.config", "CONFIG_A=n\n"), "kernel image"},
-		{"options of the board's kernel", file("boards/vm/kernel.config", "CONFIG_B=n\n"), "kernel image"},
+		{"options of all kernels", file("boards/common.config", "CONFIG_A=n\n"), "kernel rootfs image"},
+		{"options of the board's kernel", file("boards/vm/kernel.config", "CONFIG_B=n\n"), "kernel rootfs image"},
 		{"another board", file("boards/other/kernel.config", "CONFIG_C=n\n"), ""},
 		{"another board's packages", file("boards/other/packages", "ed\n"), ""},
 		{"another board's overlay", file("boards/other/overlay/etc/x", "x\n"), ""},
+		{"licence", file("LICENSE", "x\n"), "rootfs image"},
 		{"README", file("README.md", "x\n"), ""},
 		{"code of the builder", file("rootfs/rootfs.go", "package rootfs // new\n"), ""}, // It counts once it is compiled.
 		{"label", func(_ *testing.T, _ string, o *Options) { o.Label = "160002" }, "ramdisk rootfs image"},
 		{"draft", func(_ *testing.T, _ string, o *Options) { o.Draft = true }, "ramdisk image"},
 		{"package of the system", func(_ *testing.T, _ string, o *Options) { o.Lock.System = append(o.Lock.System, pkg("vim")) }, "rootfs image"},
-		{"package of the ramdisk", func(_ *testing.T, _ string, o *Options) { o.Lock.Ramdisk[0] = pkg("other") }, "ramdisk image"},
-		{"compiler", func(_ *testing.T, _ string, o *Options) { o.Lock.KernelTools[0] = pkg("other") }, "kernel image"},
-		{"kernel source", func(_ *testing.T, _ string, o *Options) { o.Lock.KernelSource[0] = pkg("other") }, "kernel image"},
+		{"package of the ramdisk", func(_ *testing.T, _ string, o *Options) { o.Lock.Ramdisk[0] = pkg("other") }, "ramdisk rootfs image"},
+		{"compiler", func(_ *testing.T, _ string, o *Options) { o.Lock.KernelTools[0] = pkg("other") }, "kernel rootfs image"},
+		{"kernel source", func(_ *testing.T, _ string, o *Options) { o.Lock.KernelSource[0] = pkg("other") }, "kernel rootfs image"},
 		{"image tools", func(_ *testing.T, _ string, o *Options) { o.Lock.ImageTools[0] = pkg("other") }, "ramdisk rootfs image"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -134,3 +134,35 @@ func TestUnpackStops(t *testing.T) {
 		t.Error("unpack() with a cancelled context succeeds; want its error")
 	}
 }
+
+func TestCopyrights(t *testing.T) {
+	const licences = "keep usr/share/doc/*/copyright # licence\nkeep usr/share/doc/* # shared\ndrop usr/share/doc/** # documentation\n"
+	tool := func(doc ...tar.Header) Deb {
+		return makeDeb(t, "tool", append(content{regular("usr/bin/tool", 0o755, "tool")}, doc...))
+	}
+	shared := tar.Header{Typeflag: tar.TypeSymlink, Name: "./usr/share/doc/tool", Linkname: "base"}
+	base := makeDeb(t, "base", content{regular("usr/share/doc/base/copyright", 0o644, "free"), regular("usr/share/doc/base/README", 0o644, "read me")})
+	for _, c := range []struct {
+		name  string
+		debs  []Deb
+		rules string
+		want  string // in the error
+	}{
+		{"own", []Deb{tool(regular("usr/share/doc/tool/copyright", 0o644, "free"))}, licences, ""},
+		{"shared", []Deb{tool(shared), base}, licences, ""},
+		{"package with the text skipped", []Deb{tool(shared), base}, "skip base # documentation\n" + licences, "/usr/share/doc/tool/copyright"},
+		{"link dropped", []Deb{tool(shared), base}, "drop usr/share/doc/tool # documentation\n" + licences, "/usr/share/doc/tool/copyright"},
+		{"file dropped", []Deb{tool(regular("usr/share/doc/tool/copyright", 0o644, "free"))}, "drop usr/share/doc/** # documentation\n", "/usr/share/doc/tool/copyright"},
+		{"nothing of the package kept", []Deb{tool()}, "drop usr/bin/tool # not needed\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tree, err := unpack(context.Background(), c.debs, parseRules(t, c.rules), memo{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := checkCopyrights(tree); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("checkCopyrights() = %v; want %q", err, c.want)
+			}
+		})
+	}
+}

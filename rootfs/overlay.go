@@ -60,7 +60,7 @@ func addAccounts(t *Tree, repo fs.FS) error {
 		if err != nil {
 			return fmt.Errorf("cannot read accounts: %w", err)
 		}
-		t.put(path.Join("etc", name), &Entry{Mode: 0o644, Content: text, layer: fromOverlay, owner: accountsDir})
+		t.put(path.Join("etc", name), &Entry{Mode: 0o644, Content: text, layer: fromOverlay, owner: path.Join(accountsDir, name)})
 	}
 	return nil
 }

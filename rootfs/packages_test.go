@@ -61,7 +61,7 @@ func realInput(t *testing.T, seeds func(fs.FS, boards.Board) ([]string, error)) 
 	}
 	return Input{
 		Repo: repo, Board: b, Debs: packageSet(t, b, seeds),
-		Files: []File{{"usr/bin/apagent", 0o755, []byte("#!/bin/sh\n")}},
+		Files: []File{{Path: "usr/bin/apagent", Mode: 0o755, Content: []byte("#!/bin/sh\n"), From: "cmd/apagent"}},
 		Log: func(s string) {
 			if t.Log(s); strings.Contains(s, "fits nothing") {
 				t.Errorf("%s; want no such rule", s)
@@ -107,6 +107,10 @@ func TestSystem(t *testing.T) {
 		}
 	}
 	checkRoot(t, tree, "usr/bin/passwd usr/bin/su usr/bin/sudo", "usr/sbin/unix_chkpwd")
+	checkOrigins(t, in, tree)
+	if icu := "usr/lib/x86_64-linux-gnu/libicudata.so.76.1"; tree.entries[icu] == nil || tree.entries[icu].Origin() != (Origin{Package: "libicu76", Made: true}) {
+		t.Errorf("/%s is not known as a file that the builder has changed", icu)
+	}
 }
 
 // TestRamdisk is OS-D4 as far as files go.
@@ -122,6 +126,7 @@ func TestRamdisk(t *testing.T) {
 		t.Error("no /home/root/install_step1.sh in the ramdisk that can be run (OS-F1)")
 	}
 	checkRoot(t, tree, "usr/bin/busybox", "")
+	checkOrigins(t, in, tree)
 
 	again := buildReal(t, "ramdisk", in, Ramdisk)
 	if a, b := tarSum(t, tree), tarSum(t, again); !bytes.Equal(a, b) {
@@ -166,6 +171,27 @@ func checkRoot(t *testing.T, tree *Tree, setuid, setgid string) {
 	}
 	if got := strings.Join(gid, " "); got != setgid {
 		t.Errorf("setgid files are %s; want %s", got, setgid)
+	}
+}
+
+// checkOrigins proves that every file and link is from one of the packages, a
+// file of the repository, or what the caller gave.
+func checkOrigins(t *testing.T, in Input, tree *Tree) {
+	t.Helper()
+	for _, name := range tree.Paths() {
+		e, _ := tree.Get(name)
+		if e.Mode.IsDir() {
+			continue
+		}
+		from := e.Origin()
+		known := slices.ContainsFunc(in.Debs, func(d Deb) bool { return d.Name == from.Package })
+		if from.Source != "" {
+			_, err := fs.Stat(in.Repo, from.Source)
+			known = err == nil && from.Package == ""
+		}
+		if !known {
+			t.Errorf("/%s is from %+v; want a package or something in the repository", name, from)
+		}
 	}
 }
 

@@ -25,6 +25,9 @@ type Input struct {
 	Debs []Deb
 	// Files are those that only this build knows: the agent, platform.json.
 	Files []File
+	// Describe is asked for more files, about the tree, when all else is in it; it
+	// may be nil.
+	Describe func(*Tree) ([]File, error)
 	// Memo is a folder that remembers unpacked packages from one build to the
 	// next; empty remembers nothing.
 	Memo string
@@ -37,6 +40,8 @@ type File struct {
 	Path    string // "usr/bin/apagent"
 	Mode    fs.FileMode
 	Content []byte
+	// From says what it is made from: a folder of the repository, or a program.
+	From string
 }
 
 // System makes the tree of the installed system.
@@ -97,8 +102,13 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 	if err := addLinks(t, in.Repo, system); err != nil {
 		return nil, err
 	}
-	for _, f := range in.Files {
-		t.put(f.Path, &Entry{Mode: f.Mode, Content: f.Content, layer: fromBuild, owner: "the build"})
+	addFiles(t, in.Files)
+	if in.Describe != nil {
+		more, err := in.Describe(t)
+		if err != nil {
+			return nil, err
+		}
+		addFiles(t, more)
 	}
 	removeEmptyFolders(t)
 	if err := addPermissions(t, in.Repo, system, ids); err != nil {
@@ -110,7 +120,13 @@ func build(ctx context.Context, in Input, system string, overlays []string, limi
 		}
 		in.Log(fmt.Sprintf("%s: %d files, %d MiB from %d packages", system, len(t.entries), t.Size()>>20, len(in.Debs)))
 	}
-	return t, errors.Join(t.check(in.Board.Arch, r), checkSize(t, limit))
+	return t, errors.Join(t.check(in.Board.Arch, r), checkCopyrights(t), checkSize(t, limit))
+}
+
+func addFiles(t *Tree, files []File) {
+	for _, f := range files {
+		t.put(f.Path, &Entry{Mode: f.Mode, Content: f.Content, layer: fromBuild, owner: f.From})
+	}
 }
 
 // shrinkLibraries applies the rules for the inside of ICU's data library.
@@ -125,6 +141,7 @@ func shrinkLibraries(t *Tree, r *rules) error {
 		if err := shrinkICU(e.Content, func(item string) bool { return first(r.icu, item) != nil }); err != nil {
 			return fmt.Errorf("cannot shrink /%s: %w", name, err)
 		}
+		e.changed = true
 	}
 	return nil
 }

@@ -40,9 +40,10 @@ type Entry struct {
 	HardLink string // path of the file this is another name of
 	Content  []byte
 
-	layer  layer
-	owner  string // the package or file of the repository it comes from
-	loaded bool   // programs open it by name, so nothing else has to
+	layer   layer
+	owner   string // the package or file of the repository it comes from
+	changed bool   // the builder has changed what the package holds
+	loaded  bool   // programs open it by name, so nothing else has to
 }
 
 // A Tree is the content of a file system: paths, as in "usr/bin/sudo", to

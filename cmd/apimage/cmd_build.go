@@ -67,8 +67,9 @@ var buildCommand = command{
 	name: "build", args: "BOARD...", summary: "build the images of boards",
 	help: `
 Packages are the newest of the Debian archive unless --locked names them. The
-result lies in out/BOARD: the raw disk image, for virtual machines a qcow2 of it,
-the signed manifest and the lock that builds the same again.`,
+result lies in out/BOARD: the raw disk image, for virtual machines the same as qcow2,
+VMDK, VHDX, VHD and OVA, the update file, the signed manifest, what is in the image
+(SPDX, CycloneDX), licences, provenance, and the lock that builds the same again.`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
 		var f buildFlags
 		f.register(flags)
@@ -91,27 +92,9 @@ the signed manifest and the lock that builds the same again.`,
 
 func (f *buildFlags) build(ctx context.Context, a *app, board string) error {
 	began := time.Now()
-	show := newProgress(a.stderr)
-	if f.json {
-		enc := json.NewEncoder(a.stdout)
-		show = &progress{event: func(e image.Event) { _ = enc.Encode(e) }, close: func() {}}
-	}
-	defer show.close()
-	plan, err := f.plan(ctx, a, board, show.event)
-	if err != nil {
+	plan, result, err := f.make(ctx, a, board)
+	if err != nil || f.json {
 		return err
-	}
-	result, err := plan.Build(ctx)
-	show.close()
-	if err != nil {
-		return err
-	}
-	if f.json {
-		return json.NewEncoder(a.stdout).Encode(struct {
-			State string `json:"state"`
-			Board string `json:"board"`
-			*image.Result
-		}{"result", board, result})
 	}
 	if result.UpToDate {
 		fmt.Fprintf(a.stdout, "%s is up to date\n", result.Files[0])
@@ -126,4 +109,28 @@ func (f *buildFlags) build(ctx context.Context, a *app, board string) error {
 	}
 	fmt.Fprintf(a.stdout, "%s (%s) in %.1f s\n", result.Files[0], size.Short(), time.Since(began).Seconds())
 	return nil
+}
+
+// make builds one board and shows how it goes on, or prints it as JSON.
+func (f *buildFlags) make(ctx context.Context, a *app, board string) (*image.Plan, *image.Result, error) {
+	show := newProgress(a.stderr)
+	if f.json {
+		enc := json.NewEncoder(a.stdout)
+		show = &progress{event: func(e image.Event) { _ = enc.Encode(e) }, close: func() {}}
+	}
+	defer show.close()
+	plan, err := f.plan(ctx, a, board, show.event)
+	if err != nil {
+		return nil, nil, err
+	}
+	result, err := plan.Build(ctx)
+	show.close()
+	if err != nil || !f.json {
+		return plan, result, err
+	}
+	return plan, result, json.NewEncoder(a.stdout).Encode(struct {
+		State string `json:"state"`
+		Board string `json:"board"`
+		*image.Result
+	}{"result", board, result})
 }

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"appplatform/bundle"
 	"appplatform/image"
@@ -36,11 +37,15 @@ manifest before; that it is what you meant to release is for you to know.`,
 }
 
 var verifyCommand = command{
-	name: "verify", args: "FILE...", summary: "check update files as a device does",
+	name: "verify", args: "FILE|FOLDER...", summary: "check update files, disk images, builds and releases",
 	help: `
-Reads update files (.update) from end to end: signature, sizes, hashes, and that
-there is nothing else in them. Without --pub they must be signed with this
-machine's development key.`,
+Reads files from end to end. An update file (.update) is checked as a device does:
+signature, sizes, hashes, and that there is nothing else in it. Of a disk image
+(.img, .qcow2, .vmdk, .vhdx, .vhd, .ova) the structure is checked, and the first
+part of its content's hash is printed, which is the same for all formats of a disk.
+Of a folder that a build or a release has made everything is checked: signatures,
+hashes, that all formats hold the same disk, the lists of what is in the image, and
+the licences. Without --pub, signatures must be by this machine's development key.`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
 		var pubs []string
 		flags.Func("pub", "minisign public key `file` to accept; may be given more than once", func(name string) error {
@@ -49,22 +54,46 @@ machine's development key.`,
 		})
 		return func(ctx context.Context, a *app, files []string) error {
 			if len(files) == 0 {
-				return usagef("name update files")
-			}
-			keys, err := a.publicKeys(pubs)
-			if err != nil {
-				return err
+				return usagef("name files or folders")
 			}
 			for _, file := range files {
-				m, err := image.VerifyUpdate(ctx, file, keys)
-				if err != nil {
+				if err := a.verify(ctx, file, pubs); err != nil {
 					return err
 				}
-				fmt.Fprintf(a.stdout, "%s: image %s for %s, good\n", file, m.Label, m.Board)
 			}
 			return nil
 		}
 	},
+}
+
+func (a *app) verify(ctx context.Context, file string, pubs []string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() && filepath.Ext(file) != ".update" {
+		c, err := image.VerifyDisk(file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "%s: disk %.12s of %d bytes, good\n", file, c.ID, c.Size)
+		return nil
+	}
+	keys, err := a.publicKeys(pubs)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return image.VerifyFolder(ctx, file, keys, func(f image.Finding) {
+			fmt.Fprintf(a.stdout, "%s: %s\n", f.File, f.What)
+		})
+	}
+	m, err := image.VerifyUpdate(ctx, file, keys)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "%s: image %s for %s, good\n", file, m.Label, m.Board)
+	return nil
 }
 
 // publicKeys reads the keys that were named, or that of this cache.

@@ -32,7 +32,7 @@ type command struct {
 	flags   func(*flag.FlagSet) func(context.Context, *app, []string) error
 }
 
-var commands = []command{buildCommand, planCommand, lockCommand, lsCommand, runCommand, signCommand, verifyCommand, toolCommand}
+var commands = []command{buildCommand, planCommand, lockCommand, lsCommand, runCommand, convertCommand, releaseCommand, signCommand, verifyCommand, toolCommand}
 
 // An app is where a command runs: what its verbs share.
 type app struct {

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"appplatform/boards"
+	"appplatform/image"
+)
+
+var releaseCommand = command{
+	name: "release", args: "[BOARD...]", summary: "build all that is handed out of a version, into one folder",
+	help: `
+Builds the boards (all of them if none is named) and puts what people fetch into
+out/release/LABEL: images and disk formats, update files, app-platform-ova.zip, lists
+of what is in them (SPDX, CycloneDX), licences, provenance, linux.json, and the signed
+SHA256SUMS. Any web server that serves this folder is a store and an update server.
+The same source, packages and key give the same bytes: --locks takes the packages of
+an earlier release (its folder, or any with the BOARDs' .lock files).`,
+	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
+		var f buildFlags
+		f.register(flags)
+		locks := flags.String("locks", "", "`folder` with app-platform-BOARD.lock files to build from")
+		return func(ctx context.Context, a *app, names []string) error {
+			if f.locked != "" {
+				return usagef("--locked is for one board; name a folder with --locks")
+			}
+			repo, err := image.FindRepository(f.repo)
+			if err != nil {
+				return err
+			}
+			if len(names) == 0 {
+				if names, err = boards.List(os.DirFS(repo)); err != nil {
+					return err
+				}
+			}
+			return f.release(ctx, a, repo, *locks, names)
+		}
+	},
+}
+
+// release builds the boards one after the other and collects what they have made.
+func (f *buildFlags) release(ctx context.Context, a *app, repo, locks string, names []string) error {
+	out := f.out
+	var built []image.Built
+	for _, name := range names {
+		one := *f
+		if locks != "" {
+			one.locked = filepath.Join(locks, "app-platform-"+name+".lock")
+		}
+		// The builds of one number replace each other, not those of out/BOARD.
+		one.out = filepath.Join(repo, "out", "release", ".builds", name)
+		plan, result, err := one.make(ctx, a, name)
+		if err != nil {
+			return err
+		}
+		if out == "" {
+			out = filepath.Join(repo, "out", "release", plan.Label)
+		}
+		built = append(built, image.Built{Plan: plan, Result: result})
+	}
+	files, err := image.Release(ctx, out, built)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return nil
+	}
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "  %-44s %8.2f MB\n", filepath.Base(file), float64(info.Size())/1e6)
+	}
+	fmt.Fprintf(a.stdout, "%s\n", out)
+	return nil
+}
