@@ -435,8 +435,13 @@ func TestPages(t *testing.T) {
 // The store's list may lie on a server or in a folder.
 func TestVersions(t *testing.T) {
 	dir := t.TempDir()
-	const list = `{"boards": {"armel": [{"label": "160001", "image": "old.img"}, {"label": "160002", "image": "app-platform-armel.img"}], "arm64": []}}`
-	if err := os.WriteFile(filepath.Join(dir, "versions.json"), []byte(list), 0o644); err != nil {
+	const list = `{
+		"platforms": [
+			{"id": "arm", "text": "App Platform", "file": "old.img", "version": "160001", "zip2": "unknown"},
+			{"id": "arm", "text": "App Platform", "file": "app-platform-armel.img", "update": "app-platform-armel-160002.update", "version": "160002"},
+			{"id": "arm64", "file": "app-platform-arm64.img", "version": "160002"}],
+		"devices": [{"id": "IPx13", "platforms": ["arm64"]}, {"id": "IPx11", "platforms": ["arm"]}]}`
+	if err := os.WriteFile(filepath.Join(dir, "linux.json"), []byte(list), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
@@ -444,8 +449,8 @@ func TestVersions(t *testing.T) {
 	g := &Gateway{}
 	g.opts.Preset = Presets[0]
 	for store, want := range map[string]string{
-		server.URL + "/versions.json":       server.URL + "/app-platform-armel.img",
-		filepath.Join(dir, "versions.json"): filepath.Join(dir, "app-platform-armel.img"),
+		server.URL + "/linux.json":       server.URL + "/app-platform-armel.img",
+		filepath.Join(dir, "linux.json"): filepath.Join(dir, "app-platform-armel.img"),
 	} {
 		g.opts.Store = store
 		got, err := g.Versions(t.Context())
@@ -456,5 +461,12 @@ func TestVersions(t *testing.T) {
 	g.opts.Store = filepath.Join(dir, "gone.json")
 	if _, err := g.Versions(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot read the store") {
 		t.Errorf("Versions() of nothing = %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "page.json"), []byte("<html>"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g.opts.Store = filepath.Join(dir, "page.json")
+	if _, err := g.Versions(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot read the list of images") {
+		t.Errorf("Versions() of a page = %v", err)
 	}
 }

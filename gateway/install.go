@@ -19,6 +19,7 @@ import (
 
 	"appplatform/internal/download"
 	"appplatform/internal/hint"
+	"appplatform/internal/store"
 	"appplatform/partitions"
 )
 
@@ -364,15 +365,11 @@ func (c cancelable) Read(b []byte) (int, error) {
 	return c.Reader.Read(b)
 }
 
-// A Version is a line of the store's list.
-type Version struct {
-	Label string `json:"label"`
-	Image string `json:"image"` // relative to the list
-}
+// A Version is an image that the store offers.
+type Version struct{ Label, Image string }
 
-// Versions asks the store for the images of this gateway, the newest first. The
-// list is a JSON file
-// {"boards": {"armel": [{"label": "160001", "image": "app-platform-armel.img"}]}}.
+// Versions asks the store (linux.json) for the images of this gateway, the newest
+// first.
 func (g *Gateway) Versions(ctx context.Context) ([]Version, error) {
 	if g.opts.Store == "" {
 		return nil, nil
@@ -384,17 +381,19 @@ func (g *Gateway) Versions(ctx context.Context) ([]Version, error) {
 		return nil, fmt.Errorf("cannot read the store: %w", err)
 	}
 	defer r.Close()
-	var list struct{ Boards map[string][]Version }
-	if err := json.NewDecoder(io.LimitReader(r, 1<<20)).Decode(&list); err != nil {
+	list, err := store.Decode(r)
+	if err != nil {
 		return nil, fmt.Errorf("cannot read the store: %s: %w", g.opts.Store, err)
 	}
-	versions := list.Boards[g.opts.Preset.Board]
-	for i := range versions {
-		if versions[i].Image, err = resolve(g.opts.Store, versions[i].Image); err != nil {
+	var versions []Version
+	for _, p := range list.For(g.opts.Preset.Name) {
+		image, err := resolve(g.opts.Store, p.File)
+		if err != nil {
 			return nil, fmt.Errorf("cannot read the store: %w", err)
 		}
+		versions = append(versions, Version{p.Version, image})
 	}
-	slices.SortFunc(versions, func(a, b Version) int { return strings.Compare(b.Label, a.Label) })
+	slices.SortStableFunc(versions, func(a, b Version) int { return strings.Compare(b.Label, a.Label) })
 	return versions, nil
 }
 

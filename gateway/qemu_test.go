@@ -63,7 +63,7 @@ func TestAdministrator(t *testing.T) {
 				t.Fatal(err)
 			}
 			image := builtImage(t, preset.Board)
-			g, err := Open(context.Background(), Options{Preset: preset, Dir: t.TempDir(), Store: store(t, preset.Board, image),
+			g, err := Open(context.Background(), Options{Preset: preset, Dir: t.TempDir(), Store: serveStore(t, preset.Name, image),
 				Tools: testtools.Open(t, tooltree.Gateway), Log: func(line string) { t.Log(line) }})
 			if err != nil {
 				t.Fatal(err)
@@ -85,17 +85,18 @@ func TestAdministrator(t *testing.T) {
 	}
 }
 
-// store serves the image as a store does, beside a version that is gone.
-func store(t *testing.T, board, image string) string {
+// serveStore serves the image as a store does, beside a version that is gone.
+func serveStore(t *testing.T, device, image string) string {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.HandleFunc("/versions.json", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, `{"boards": {%q: [{"label": "159999", "image": "old/gone.img"}, {"label": "160001", "image": "new/platform.img"}]}}`, board)
+	mux.HandleFunc("/linux.json", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"platforms": [{"id": "p", "file": "old/gone.img", "version": "159999"}, {"id": "p", "file": "new/platform.img", "version": "160001"}],
+			"devices": [{"id": %q, "platforms": ["p"]}]}`, device)
 	})
 	mux.HandleFunc("/new/platform.img", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, image) })
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return server.URL + "/versions.json"
+	return server.URL + "/linux.json"
 }
 
 func upload(u user, image string) {

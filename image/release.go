@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,17 +14,15 @@ import (
 	"slices"
 	"strings"
 
-	"appplatform/boards"
 	"appplatform/bundle"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/hint"
+	"appplatform/internal/store"
 )
 
 // Names of files in a release.
 const (
 	sumsName = "SHA256SUMS"
-	// storeName is the list that gateways and the manager read (SDK: linux.json).
-	storeName = "linux.json"
 	// zipName is what manuals call the file for virtual machines (OS-A1).
 	zipName = "app-platform-ova.zip"
 )
@@ -60,7 +57,7 @@ func release(ctx context.Context, dir string, builds []Built) ([]string, error) 
 		return nil, err
 	}
 	defer os.RemoveAll(tmp) // What is published is not there any more.
-	store := newStore()
+	var list store.List
 	for _, b := range builds {
 		if first := builds[0].Plan; b.Plan.Label != first.Label || b.Plan.Signing.Public != first.Signing.Public {
 			return nil, errors.New("internal error: builds of different numbers or keys")
@@ -68,15 +65,15 @@ func release(ctx context.Context, dir string, builds []Built) ([]string, error) 
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := b.release(tmp, store); err != nil {
+		if err := b.release(tmp, &list); err != nil {
 			return nil, err
 		}
 	}
-	text, err := json.MarshalIndent(store, "", "  ")
+	text, err := list.Encode()
 	if err != nil {
-		return nil, fmt.Errorf("internal error: %w", err)
+		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, storeName), append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, store.Name), text, 0o644); err != nil {
 		return nil, err
 	}
 	if err := signSums(tmp, builds[0].Plan.Label, builds[0].Plan.Signing); err != nil {
@@ -89,7 +86,7 @@ func release(ctx context.Context, dir string, builds []Built) ([]string, error) 
 }
 
 // release adds one board's files.
-func (b Built) release(dir string, store *store) error {
+func (b Built) release(dir string, list *store.List) error {
 	names := map[string]string{} // by extension
 	for _, file := range b.Result.Files {
 		name := filepath.Base(file)
@@ -105,7 +102,7 @@ func (b Built) release(dir string, store *store) error {
 			return err
 		}
 	}
-	p := platform{
+	p := store.Platform{
 		ID: b.Plan.Board.Platform, Text: product + " " + b.Plan.Label + " for " + strings.Join(b.Plan.Board.Devices, ", "),
 		File: names[".img"], Update: names[".update"], Version: b.Plan.Label,
 	}
@@ -115,7 +112,10 @@ func (b Built) release(dir string, store *store) error {
 			return err
 		}
 	}
-	store.add(p, b.Plan.Board)
+	list.Platforms = append(list.Platforms, p)
+	for _, name := range b.Plan.Board.Devices {
+		list.Devices = append(list.Devices, store.Device{ID: name, Platforms: []string{p.ID}})
+	}
 	return nil
 }
 
@@ -167,50 +167,29 @@ func writeZip(name, machine string) error {
 	})
 }
 
-// A store is the list of images that a device or a manager offers (SDK:
-// linux.json). Paths are relative to it.
-type store struct {
-	Platforms []platform `json:"platforms"`
-	Devices   []device   `json:"devices"`
-}
-
-type platform struct {
-	ID      string `json:"id"`
-	Text    string `json:"text"`
-	File    string `json:"file"`   // of a first installation
-	Update  string `json:"update"` // of an installed machine
-	Zip     string `json:"zip,omitempty"`
-	Version string `json:"version"`
-}
-
-type device struct {
-	ID        string   `json:"id"`
-	Platforms []string `json:"platforms"`
-}
-
-func newStore() *store { return &store{Platforms: []platform{}, Devices: []device{}} }
-
-func (s *store) add(p platform, board boards.Board) {
-	s.Platforms = append(s.Platforms, p)
-	for _, d := range board.Devices {
-		s.Devices = append(s.Devices, device{d, []string{p.ID}})
-	}
-}
-
-// listFiles are the files of a folder, sorted; anything else in it is an error.
-func listFiles(dir string) ([]string, error) {
+// listFiles are the files of a folder, sorted. There are folders beside the
+// files of a build, but not beside those of a release.
+func listFiles(dir string) (files []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var others []string
 	for _, e := range entries {
-		if !e.Type().IsRegular() {
-			return nil, fmt.Errorf("%s is not a file", filepath.Join(dir, e.Name()))
+		name := filepath.Join(dir, e.Name())
+		switch {
+		case e.Type().IsRegular():
+			files = append(files, name)
+		case !e.IsDir():
+			return nil, fmt.Errorf("%s is not a file", name)
+		default:
+			others = append(others, name)
 		}
-		names = append(names, filepath.Join(dir, e.Name()))
 	}
-	return names, nil
+	if len(others) > 0 && slices.Contains(files, filepath.Join(dir, sumsName)) {
+		return nil, fmt.Errorf("%s is a folder in a release", others[0])
+	}
+	return files, nil
 }
 
 // signSums writes the hashes of all files, as sha256sum does, and their
@@ -387,7 +366,7 @@ func (v *folderVerifier) file(ctx context.Context, file string) error {
 			return err
 		}
 		v.good(file, "signed, with the packages, files and licences of board %s", board)
-	case base == storeName:
+	case base == store.Name:
 		return v.store(file)
 	case base == zipName:
 		return v.zip(file)
@@ -414,8 +393,13 @@ func (v *folderVerifier) disk(file string) error {
 
 // store wants every file that the list names to be there.
 func (v *folderVerifier) store(file string) error {
-	var s store
-	if err := readJSON(file, &s); err != nil {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s, err := store.Decode(f)
+	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	for _, p := range s.Platforms {

@@ -63,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.model, "model", gateway.Presets[0].Name, "`gateway` to play: IPx10, IPx11 or IPx13")
 	flags.StringVar(&o.dir, "dir", "", "`folder` of disk and settings; by default out/gateway-MODEL")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8088", "`address` of the web server")
-	flags.StringVar(&o.store, "store", "", "`file or URL` that lists the versions to install")
+	flags.StringVar(&o.store, "store", "", "`file or URL` with the list of versions to install, a release's linux.json")
 	flags.StringVar(&o.install, "install", "", "`image` to enable and install at once, unless the disk holds one")
 	flags.IntVar(&o.ssh, "ssh", 2222, "`port` of 127.0.0.1 that leads to SSH; 0 takes a free one")
 	flags.IntVar(&o.https, "https", 8443, "`port` of 127.0.0.1 that leads to HTTPS; 0 takes a free one")
