@@ -29,6 +29,7 @@ var questions = []question{
 	{"build", "packages to root file system and to image, beside mmdebstrap, mke2fs and xz", askBuild},
 	{"rebuild", "builds after small changes", askRebuild},
 	{"size", "sizes by part", askSize},
+	{"formats", "disk formats of virtual machines, beside qemu-img", askFormats},
 	{"boot", "boot and memory, beside a stock Debian", askBoot},
 	{"update", "how long an update takes the services away, beside a plain restart", askUpdate},
 }
