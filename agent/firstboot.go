@@ -43,8 +43,8 @@ func PlanFirstBoot(ctx context.Context, m Machine) (FirstBootPlan, error) {
 		look.Patience = 0 // Mount has waited.
 	}
 	own, err := look.findDisk(ctx)
-	if err != nil && !errors.Is(err, errNoDisk) {
-		return FirstBootPlan{}, err
+	if err != nil { // Mount has said why. Who is to mend that wants to reach the machine.
+		own = disk{}
 	}
 	m.awaitSticks(ctx, m.Ramdisk && !installedTable(own.table))
 	offer, found, err := firstboot.Choose(m.firstBootChannels(own))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -15,11 +16,12 @@ import (
 func (m Machine) vmChannels(media []medium) []firstboot.Channel {
 	sys := os.DirFS(m.path("sys"))
 	cd := func(one medium) bool { return one.fstype == "iso9660" }
+	vmware := sync.OnceValue(m.vmware)
 	cidata := func(one medium) bool { return strings.EqualFold(one.label, firstboot.NoCloudLabel) }
 	return []firstboot.Channel{
 		{Name: firstboot.OVF, Read: m.fromMedia(media, cd, firstboot.FromOVF)},
-		{Name: firstboot.OVF, Read: m.fromVMware(firstboot.FromGuestOVF)},
-		{Name: firstboot.Guestinfo, Read: m.fromVMware(firstboot.FromGuestinfo)},
+		{Name: firstboot.OVF, Read: fromVMware(vmware, firstboot.FromGuestOVF)},
+		{Name: firstboot.Guestinfo, Read: fromVMware(vmware, firstboot.FromGuestinfo)},
 		{Name: firstboot.NoCloud, Read: m.fromMedia(media, cidata, firstboot.FromNoCloud)},
 		{Name: firstboot.SMBIOS, Read: func() (*firstboot.Document, []string, error) { return firstboot.FromSMBIOS(sys) }},
 		{Name: firstboot.FwCfg, Read: func() (*firstboot.Document, []string, error) { return firstboot.FromFwCfg(sys) }},
@@ -33,17 +35,25 @@ func (m Machine) vendor() string {
 	return strings.TrimSpace(string(text))
 }
 
-func (m Machine) fromVMware(read func(firstboot.Guest) (*firstboot.Document, []string, error)) func() (*firstboot.Document, []string, error) {
+// vmware is the hypervisor, or nil.
+func (m Machine) vmware() firstboot.Guest {
+	if !strings.HasPrefix(m.vendor(), "VMware") {
+		return nil
+	}
+	guest, err := firstboot.OpenVMware()
+	if err != nil {
+		m.Log.Printf("%v", err) // One that was switched off has nothing to say.
+		return nil
+	}
+	return guest
+}
+
+func fromVMware(vmware func() firstboot.Guest, read func(firstboot.Guest) (*firstboot.Document, []string, error)) func() (*firstboot.Document, []string, error) {
 	return func() (*firstboot.Document, []string, error) {
-		if !strings.HasPrefix(m.vendor(), "VMware") {
-			return nil, nil, nil
+		if guest := vmware(); guest != nil {
+			return read(guest)
 		}
-		guest, err := firstboot.OpenVMware()
-		if err != nil {
-			m.Log.Printf("%v", err) // One that was switched off has nothing to say.
-			return nil, nil, nil
-		}
-		return read(guest)
+		return nil, nil, nil
 	}
 }
 

@@ -234,6 +234,46 @@ func TestFirstBootWithoutData(t *testing.T) {
 	}
 }
 
+// A machine whose disk cannot be found is told its address all the same, by who
+// wants to mend it.
+func TestFirstBootWithoutDisk(t *testing.T) {
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	m.fresh(true)
+	must(t, os.RemoveAll(m.path("sys/class/block/sda")))
+	must(t, Mount(t.Context(), m.Machine))
+	m.plug("sdb", "usb1/1-1", fat(71, "STICK"), map[string]string{firstboot.PlatformFile: `{"address": "192.0.2.10/24"}`})
+	must(t, FirstBoot(t.Context(), m.Machine))
+	if got := m.network(); got != "--addr=192.0.2.10/24" {
+		t.Errorf("the network is %s", got)
+	}
+}
+
+// The rescue system keeps to what was applied, and to what was changed later.
+func TestFirstBootRescue(t *testing.T) {
+	m := installedMachine(t)
+	m.startSystem()
+	m.offer(platformJSON)
+	must(t, FirstBoot(t.Context(), m.Machine))
+	// As the overlay would have it.
+	for _, name := range []string{"network.json", "hostname", "shadow", firstboot.RecordFile} {
+		text, err := os.ReadFile(m.path("etc/" + name))
+		must(t, err)
+		writeFiles(t, m.path("content/mnt/sda2/"+etcUpper), map[string]string{name: string(text)})
+	}
+	writeFiles(t, m.path("content/mnt/sda2/"+etcUpper), map[string]string{"network.json": `{"address": "192.0.2.77/24"}`})
+	m.start()
+	m.fresh(true)
+	must(t, Mount(t.Context(), m.Machine))
+	m.out.Reset()
+	must(t, FirstBoot(t.Context(), m.Machine))
+	if got := m.network(); got != "--addr=192.0.2.77/24" || m.out.Len() > 0 {
+		t.Errorf("the network is %s, and the log says %q", got, m.out.String())
+	}
+	if steps, err := PlanInstall(t.Context(), m.Machine); err != nil || strings.Contains(fmt.Sprint(steps), "first-boot") {
+		t.Errorf("PlanInstall() = %v, %v; want nothing to be stored again", steps, err)
+	}
+}
+
 // fat is the boot sector of a FAT file system, cd the descriptor of a CD.
 func fat(at int, label string) []byte {
 	b := make([]byte, 64<<10)

@@ -107,6 +107,31 @@ func TestSystem(t *testing.T) {
 		}
 	}
 	checkRoot(t, tree, "usr/bin/passwd usr/bin/su usr/bin/sudo", "usr/sbin/unix_chkpwd")
+	zones := zoneNames(t, tree)
+	if !slices.Contains(zones, "Europe/Berlin") {
+		t.Errorf("the time zones are %q", zones)
+	}
+	for _, zone := range append(zones, "UTC", "Etc/UTC") {
+		if _, ok := tree.resolve("usr/share/zoneinfo/" + zone); !ok {
+			t.Errorf("zone.tab names %s, which is not there", zone)
+		}
+	}
+}
+
+// zoneNames are the time zones that a first-boot configuration may name: both
+// systems check it, and only one has the zones themselves.
+func zoneNames(t *testing.T, tree *Tree) (names []string) {
+	t.Helper()
+	e, ok := tree.Get("usr/share/zoneinfo/zone.tab")
+	if !ok {
+		t.Fatal("no names of time zones in the tree")
+	}
+	for l := range strings.Lines(string(e.Content)) {
+		if f := strings.Split(strings.TrimSpace(l), "\t"); len(f) > 2 && !strings.HasPrefix(l, "#") {
+			names = append(names, f[2])
+		}
+	}
+	return names
 }
 
 // TestRamdisk is OS-D4 as far as files go.
@@ -122,6 +147,9 @@ func TestRamdisk(t *testing.T) {
 		t.Error("no /home/root/install_step1.sh in the ramdisk that can be run (OS-F1)")
 	}
 	checkRoot(t, tree, "usr/bin/busybox", "")
+	if zones := zoneNames(t, tree); len(zones) < 300 {
+		t.Errorf("the ramdisk knows the time zones %q", zones)
+	}
 
 	again := buildReal(t, "ramdisk", in, Ramdisk)
 	if a, b := tarSum(t, tree), tarSum(t, again); !bytes.Equal(a, b) {

@@ -2,6 +2,7 @@ package firstboot
 
 import (
 	"encoding/base64"
+	"strings"
 	"testing"
 	"testing/fstest"
 )
@@ -23,9 +24,17 @@ func FuzzNoCloud(f *testing.F) {
 		[]byte("version: 2\nethernets: {a: {addresses: [192.0.2.10/24], routes: [{to: default, via: 192.0.2.1}]}}"))
 	f.Add([]byte("? [a]\n: b"), []byte("#cloud-config\n&a [*a]"), []byte("version: 1\nconfig: disabled"))
 	f.Fuzz(func(t *testing.T, meta, user, network []byte) {
-		d, _, err := FromNoCloud(fstest.MapFS{"meta-data": {Data: meta}, "user-data": {Data: user}, "network-config": {Data: network}})
+		d, ignored, err := FromNoCloud(fstest.MapFS{"meta-data": {Data: meta}, "user-data": {Data: user}, "network-config": {Data: network}})
 		if err == nil && d != nil {
 			accepted(t, *d)
+		}
+		if err != nil {
+			ignored = append(ignored, err.Error())
+		}
+		for _, line := range ignored {
+			if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+				t.Errorf("the log says %q", line)
+			}
 		}
 	})
 }

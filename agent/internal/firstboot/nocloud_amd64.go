@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -86,14 +87,26 @@ func (c *cloud) ignore(key, why string) {
 	if why != "" {
 		what += " (" + why + ")"
 	}
-	if !slices.Contains(c.ignored, what) {
+	if what = clean(what); !slices.Contains(c.ignored, what) {
 		c.ignored = append(c.ignored, what)
 	}
 }
 
+// clean keeps what others have named from moving the cursor of a console, or
+// from filling it.
+func clean(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, text)
+	return fmt.Sprintf("%.100s", text)
+}
+
 func (c *cloud) fail(key, why string) {
 	if c.err == nil {
-		c.err = errors.New(key + ": " + why)
+		c.err = errors.New(clean(key) + ": " + why)
 	}
 }
 

@@ -87,6 +87,7 @@ ethernets:
 			`{"root_password": "` + hash6 + `", "admin_password": "` + hash5 + `"}`, "user-data: chpasswd.list (there are the users admin and root)"},
 		{"host name of meta-data", map[string]string{"meta-data": "instance-id: i\nlocal-hostname: app-2\n", "user-data": ""}, `{"hostname": "app-2"}`, ""},
 		{"script", map[string]string{"user-data": "#!/bin/sh\nrm -rf /\n"}, `{}`, "user-data (it does not begin with #cloud-config)"},
+		{"key that moves the cursor", map[string]string{"user-data": "#cloud-config\n\"a\\e[2J\\nb\": 1\n"}, `{}`, "user-data: a[2Jb"},
 		{"nothing", nil, `{}`, ""},
 	}
 	for _, test := range tests {
