@@ -170,6 +170,37 @@ func TestFirstBootSurvivesPowerCut(t *testing.T) {
 	}
 }
 
+// An image that is written over a machine in use finds on sda2 what was applied
+// there, and what people have changed since.
+func TestFirstBootOverData(t *testing.T) {
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	m.fresh(true)
+	m.offer(platformJSON)
+	must(t, FirstBoot(t.Context(), m.Machine))
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	writeFiles(t, m.path("content/mnt/sda2/"+etcUpper), map[string]string{"network.json": `{"address": "192.0.2.77/24"}`})
+	writes, err := partitions.Factory(partitions.GPT, 16*partitions.GiB).GPTWrites(nil)
+	must(t, err)
+	for _, w := range writes {
+		if w.Offset < partitions.HeadSize {
+			m.writeDisk(int64(w.Offset), w.Data)
+		}
+	}
+	m.start()
+	m.fresh(true)
+	writeFiles(t, m.path("content/mnt/sda1"), map[string]string{"boot/grub/grub.cfg": "set default=0\nset timeout=2\n"})
+	must(t, Mount(t.Context(), m.Machine))
+	must(t, FirstBoot(t.Context(), m.Machine))
+	must(t, Start(t.Context(), m.Machine, nobody{}))
+	m.checkInstalled("over data")
+	if m.ran("mke2fs") || !strings.Contains(m.out.String(), "store the first-boot configuration of sda1\nit was applied before\n") {
+		t.Errorf("formatted: %v; the log says\n%s", m.ran("mke2fs"), m.out.String())
+	}
+	if got := m.upper()["network.json"]; !strings.Contains(got, "192.0.2.77") {
+		t.Errorf("the network on sda2 is %s; want what was changed", got)
+	}
+}
+
 // What people change later stays, until the document says something else.
 func TestFirstBootOnce(t *testing.T) {
 	m := installedMachine(t)
