@@ -128,10 +128,12 @@ func (m Machine) fromBoot(own disk) func() (*firstboot.Document, []string, error
 }
 
 // How long a first installation waits until USB has told what is plugged in, and
-// how long any start waits for the disk of a stick that USB has told of.
+// how long any start waits for the disk of a stick that USB has told of. Its
+// partitions are known a moment later.
 const (
 	busPatience   = 3 * time.Second
-	stickPatience = 5 * time.Second
+	stickPatience = 10 * time.Second
+	partPatience  = 300 * time.Millisecond
 )
 
 // awaitSticks waits for USB sticks that are there. A machine without any does not
@@ -141,11 +143,16 @@ func (m Machine) awaitSticks(ctx context.Context, fresh bool) {
 	if len(hubs) == 0 {
 		return
 	}
+	came := false
 	for start := time.Now(); ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
-		passed := time.Since(start)
-		if passed >= min(stickPatience, m.Patience) || m.sticksReady() && (!fresh || passed >= busPatience) {
-			return
+		passed, ready := time.Since(start), m.sticksReady()
+		if passed >= min(stickPatience, m.Patience) || ready && (!fresh || passed >= busPatience) {
+			break
 		}
+		came = came || !ready
+	}
+	if came {
+		time.Sleep(partPatience)
 	}
 }
 
