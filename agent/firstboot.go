@@ -110,6 +110,7 @@ func FirstBoot(ctx context.Context, m Machine) error {
 		return nil
 	}
 	err := m.applyFirstBoot(ctx)
+	_ = os.Remove(m.path(refusedFile)) // Of an earlier attempt, if there was any.
 	if err != nil {
 		m.Log.Printf("%s", Explain(err))
 		err = errors.Join(err, m.writeFlag(refusedFile), os.WriteFile(m.path(refusedFile), []byte(Explain(err)+"\n"), 0o644))

@@ -251,6 +251,11 @@ func TestFirstBootRefused(t *testing.T) {
 	if s := GetStatus(t.Context(), m.Machine); s.FirstBoot != nil || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], want) {
 		t.Errorf("GetStatus() has %v and the problems %q", s.FirstBoot, s.Problems)
 	}
+	m.offer(platformJSON)
+	must(t, FirstBoot(t.Context(), m.Machine))
+	if s := GetStatus(t.Context(), m.Machine); s.FirstBoot == nil || len(s.Problems) != 0 {
+		t.Errorf("when it is corrected, GetStatus() has %v and the problems %q", s.FirstBoot, s.Problems)
+	}
 }
 
 // Without sda2 nobody knows what was applied before.
