@@ -19,6 +19,8 @@ require (
 	github.com/ulikunitz/xz v0.5.17
 	github.com/vishvananda/netlink v1.3.1
 	github.com/vmware/govmomi v0.53.0
+	github.com/vmware/vmw-guestinfo v0.0.0-20220317130741-510905f0efa3
+	go.yaml.in/yaml/v3 v3.0.6
 	golang.org/x/crypto v0.58.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0

@@ -19,6 +19,7 @@ var bans = []struct {
 }{
 	{"appplatform/partitions", []string{"os", "appplatform/...", "golang.org/..."}, "the layout is values, without I/O, for builder and device alike"},
 	{"appplatform/bundle", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/archive", "appplatform/agent/...", "net/http"}, "the format is shared by builder and device"},
+	{"appplatform/internal/firstbootkeys", []string{"os", "appplatform/...", "golang.org/..."}, "the names of the settings are values, for builder and device alike"},
 	{"appplatform/boards", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/agent/..."}, "boards are data"},
 	{"appplatform/rootfs", []string{"appplatform/image/...", "appplatform/agent/...", "appplatform/tooltree", "os/exec"}, "a tree is made from packages and lists, without running anything"},
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "regexp", "text/template", "html/template"}, "builder code does not belong on the device, nor do large packages for little"},
@@ -30,14 +31,16 @@ var bans = []struct {
 // onDevice are the modules that may be linked into what runs on a device.
 var onDevice = []string{
 	"appplatform",
-	"aead.dev/minisign",              // signatures of image sets
-	"github.com/therootcompany/xz",   // unpacking the root file system
-	"github.com/vishvananda/netlink", // addresses and routes
-	"github.com/vishvananda/netns",   // of netlink
-	"github.com/u-root/u-root",       // mounts, kexec
-	"github.com/u-root/uio",          // of u-root's device trees
-	"github.com/pierrec/lz4/v4",      // of uio
-	"golang.org/x/exp",               // of u-root's kexec
+	"aead.dev/minisign",               // signatures of image sets
+	"github.com/therootcompany/xz",    // unpacking the root file system
+	"github.com/vishvananda/netlink",  // addresses and routes
+	"github.com/vishvananda/netns",    // of netlink
+	"github.com/u-root/u-root",        // mounts, kexec
+	"github.com/u-root/uio",           // of u-root's device trees
+	"github.com/pierrec/lz4/v4",       // of uio
+	"github.com/vmware/vmw-guestinfo", // first-boot configuration; virtual machines only
+	"go.yaml.in/yaml/v3",              // the same, of a cloud-init drive
+	"golang.org/x/exp",                // of u-root's kexec
 	"golang.org/x/crypto",
 	"golang.org/x/sys",
 	"golang.org/x/term",

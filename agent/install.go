@@ -50,10 +50,15 @@ func (m Machine) planInstall(d disk) ([]Step, error) {
 	}
 	_, before := d.table.Part(partitions.Data)
 	fresh := !before
-	return append(steps,
+	steps = append(steps,
 		writeRootfs{disk: d, resume: !fresh},
 		verifyRootfs{disk: d},
 		makeFolders{},
+	)
+	if offer, found := m.pendingFirstBoot(); found {
+		steps = append(steps, storeFirstBoot{offer})
+	}
+	return append(steps,
 		labelSystem{},
 		markInstalled{},
 		bootSystem{},

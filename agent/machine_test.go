@@ -173,7 +173,11 @@ func (m *testMachine) Mount(source, target, fstype string, flags uintptr, data s
 		}
 		m.mounted[target] = source
 		content := m.path("content" + target)
-		if target != "/"+bootDir && target != "/"+dataDir {
+		if target == "/"+mediaDir {
+			if content = m.path("content" + source); source == "/dev/"+filepath.Base(first(m.part(partitions.Boot))) {
+				content = m.path("content/" + bootDir)
+			}
+		} else if target != "/"+bootDir && target != "/"+dataDir {
 			return nil
 		}
 		if target == "/"+dataDir {
@@ -236,7 +240,7 @@ func (m *testMachine) writeDisk(offset int64, b []byte) {
 func (m *testMachine) Unmount(target string) error {
 	return m.event(func() error {
 		delete(m.mounted, target)
-		if target == "/"+bootDir || target == "/"+dataDir {
+		if target == "/"+bootDir || target == "/"+dataDir || target == "/"+mediaDir {
 			return errors.Join(os.Remove(m.path(target)), os.Mkdir(m.path(target), 0o755))
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 
 	"appplatform/agent/internal/block"
 	"appplatform/agent/internal/boot"
+	"appplatform/agent/internal/firstboot"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/run"
 	"appplatform/internal/smallfile"
@@ -114,7 +115,7 @@ func (m Machine) takeOverAll() error {
 		err = m.trustPasswords()
 	}
 	problems := []error{err}
-	for _, name := range []string{"hostname", "network.json", "vconsole.keymap"} {
+	for _, name := range []string{"hostname", "network.json", "vconsole.keymap", firstboot.RecordFile} {
 		problems = append(problems, m.takeOver(name))
 	}
 	problems = append(problems, m.Log.Append(m.path(filepath.Join(dataDir, InstallLog))))

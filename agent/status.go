@@ -15,21 +15,22 @@ import (
 
 // A Status is how the machine is.
 type Status struct {
-	Board       string       `json:"board"`
-	Arch        string       `json:"arch"`
-	Label       string       `json:"label"`
-	DevKey      bool         `json:"dev_key"` // the image accepts a development key
-	Running     string       `json:"running"` // system or rescue
-	Sets        []SetStatus  `json:"sets"`
-	BootDefault string       `json:"boot_default"`
-	Trial       string       `json:"trial"` // committed: no update is under way
-	LastUpdate  *Outcome     `json:"last_update,omitempty"`
-	Disk        string       `json:"disk"`
-	DiskSize    int64        `json:"disk_size"`
-	Partitions  []PartStatus `json:"partitions"`
-	InstallLog  string       `json:"install_log"` // its last line
-	Repairs     []Repair     `json:"repairs"`     // what the machine has put right by itself, oldest first
-	Problems    []string     `json:"problems"`
+	Board       string           `json:"board"`
+	Arch        string           `json:"arch"`
+	Label       string           `json:"label"`
+	DevKey      bool             `json:"dev_key"` // the image accepts a development key
+	Running     string           `json:"running"` // system or rescue
+	Sets        []SetStatus      `json:"sets"`
+	BootDefault string           `json:"boot_default"`
+	Trial       string           `json:"trial"` // committed: no update is under way
+	LastUpdate  *Outcome         `json:"last_update,omitempty"`
+	Disk        string           `json:"disk"`
+	DiskSize    int64            `json:"disk_size"`
+	Partitions  []PartStatus     `json:"partitions"`
+	InstallLog  string           `json:"install_log"` // its last line
+	FirstBoot   *FirstBootStatus `json:"first_boot,omitempty"`
+	Repairs     []Repair         `json:"repairs"` // what the machine has put right by itself, oldest first
+	Problems    []string         `json:"problems"`
 }
 
 // A SetStatus is one image set on sda1.
@@ -55,7 +56,7 @@ type PartStatus struct {
 func GetStatus(ctx context.Context, m Machine) Status {
 	s := Status{
 		Board: m.Platform.Board, Arch: m.Platform.Arch, Label: m.Platform.Label, DevKey: m.Platform.DevKey,
-		Running: "system", InstallLog: m.lastLogLine(), Repairs: m.repairs(),
+		Running: "system", InstallLog: m.lastLogLine(), FirstBoot: m.firstBootStatus(), Repairs: m.repairs(),
 	}
 	update := GetUpdateStatus(m)
 	s.Trial, s.LastUpdate = update.String(), update.Last
@@ -74,7 +75,7 @@ func GetStatus(ctx context.Context, m Machine) Status {
 		s.BootDefault = e.String()
 	}
 	s.addSets(m, update.UnderWay != nil)
-	for _, name := range []string{noDataFile, problemFile} {
+	for _, name := range []string{noDataFile, problemFile, refusedFile} {
 		if text, err := smallfile.Read(m.path(name), smallfile.Most); err == nil {
 			s.Problems = append(s.Problems, strings.TrimSpace(string(text)))
 		}
@@ -179,6 +180,9 @@ func (s Status) Print(w io.Writer) {
 	fmt.Fprintf(w, "boot default  %s\ntrial         %s\ninstall log   %s\n", s.BootDefault, s.Trial, s.InstallLog)
 	if o := s.LastUpdate; o != nil {
 		fmt.Fprintf(w, "last update   from %s to %s, %s%s\n", o.From, o.To, o.Result, because(o.Reason))
+	}
+	if b := s.FirstBoot; b != nil {
+		fmt.Fprintf(w, "first boot    configured by %s, %s\n", b.Channel, b.Time.Format("2006-01-02 15:04"))
 	}
 	if s.Disk != "" {
 		fmt.Fprintf(w, "disk          %s, %s\n", s.Disk, partitions.Size(s.DiskSize).Short())

@@ -10,6 +10,7 @@ import (
 
 	"appplatform/image/internal/ova"
 	"appplatform/image/internal/vdisk"
+	"appplatform/internal/firstbootkeys"
 	"appplatform/internal/hint"
 )
 
@@ -39,9 +40,14 @@ func diskFormat(name string) (string, error) {
 
 // machine is what an OVA of the board describes.
 func (p *Plan) machine() ova.Machine {
-	return ova.Machine{
+	m := ova.Machine{
 		Product: product, Version: p.Label, Memory: int64(p.Board.Memory), CPUs: 1, Capacity: int64(p.Board.Disk),
+		Class: strings.TrimSuffix(firstbootkeys.Prefix, "."),
 	}
+	for _, k := range firstbootkeys.Keys {
+		m.Properties = append(m.Properties, ova.Property{Key: k.Name, Type: k.Type, Label: k.Label, Description: k.Description, Secret: k.Secret})
+	}
+	return m
 }
 
 const product = "App Platform"
@@ -149,7 +155,7 @@ func Convert(ctx context.Context, raw string, files []string, progress func(done
 			os.Remove(part(f)) // What is published is not there any more.
 		}
 	}()
-	if err := writeDisks(ctx, raw, files, ova.Machine{Product: filepath.Base(raw), Version: "1", Memory: 512 << 20, CPUs: 1}, progress); err != nil {
+	if err := writeDisks(ctx, raw, files, ova.Machine{Product: filepath.Base(raw), Version: "1", Memory: 512 << 20, CPUs: 1, Class: "disk"}, progress); err != nil {
 		return fmt.Errorf("cannot convert %s: %w", raw, err)
 	}
 	for _, f := range files {

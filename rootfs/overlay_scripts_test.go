@@ -233,3 +233,25 @@ func TestStartScripts(t *testing.T) {
 		}
 	}
 }
+
+// What the machine is told comes before the first packet, and before what asks
+// for its name.
+func TestFirstBootBeforeNetwork(t *testing.T) {
+	for name, order := range map[string][]string{
+		"ramdisk/etc/init.d/rcS": {"\napagent mount\n", "\napagent firstboot\n", "\nhostname -F", "\napagent network start"},
+		"overlay/etc/init.d/rcS": {"\n/usr/bin/apagent mount\n", "\n/usr/bin/apagent firstboot\n", "\nhostname -F", "\nfor script in /etc/init.d/S"},
+	} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := -1
+		for _, line := range order {
+			next := strings.Index(string(text), line)
+			if next <= at {
+				t.Errorf("%s: %q is at %d, and what comes before it at %d", name, line, next, at)
+			}
+			at = next
+		}
+	}
+}

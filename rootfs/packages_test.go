@@ -111,6 +111,31 @@ func TestSystem(t *testing.T) {
 	if icu := "usr/lib/x86_64-linux-gnu/libicudata.so.76.1"; tree.entries[icu] == nil || tree.entries[icu].Origin() != (Origin{Package: "libicu76", Made: true}) {
 		t.Errorf("/%s is not known as a file that the builder has changed", icu)
 	}
+	zones := zoneNames(t, tree)
+	if !slices.Contains(zones, "Europe/Berlin") {
+		t.Errorf("the time zones are %q", zones)
+	}
+	for _, zone := range append(zones, "UTC", "Etc/UTC") {
+		if _, ok := tree.resolve("usr/share/zoneinfo/" + zone); !ok {
+			t.Errorf("zone.tab names %s, which is not there", zone)
+		}
+	}
+}
+
+// zoneNames are the time zones that a first-boot configuration may name: both
+// systems check it, and only one has the zones themselves.
+func zoneNames(t *testing.T, tree *Tree) (names []string) {
+	t.Helper()
+	e, ok := tree.Get("usr/share/zoneinfo/zone.tab")
+	if !ok {
+		t.Fatal("no names of time zones in the tree")
+	}
+	for l := range strings.Lines(string(e.Content)) {
+		if f := strings.Split(strings.TrimSpace(l), "\t"); len(f) > 2 && !strings.HasPrefix(l, "#") {
+			names = append(names, f[2])
+		}
+	}
+	return names
 }
 
 // TestRamdisk is OS-D4 as far as files go.
@@ -127,6 +152,9 @@ func TestRamdisk(t *testing.T) {
 	}
 	checkRoot(t, tree, "usr/bin/busybox", "")
 	checkOrigins(t, in, tree)
+	if zones := zoneNames(t, tree); len(zones) < 300 {
+		t.Errorf("the ramdisk knows the time zones %q", zones)
+	}
 
 	again := buildReal(t, "ramdisk", in, Ramdisk)
 	if a, b := tarSum(t, tree), tarSum(t, again); !bytes.Equal(a, b) {

@@ -76,6 +76,10 @@ func TestArgs(t *testing.T) {
 		{"logged", Options{Disks: []Disk{{Path: "/d", Log: "/l"}}}, []string{
 			"node-name=disk0-data,filename=/d", "filename=/l", "driver=blklogwrites,node-name=disk0,", "drive=disk0,bootindex=0",
 		}},
+		{"told", Options{Address: "10.0.2.77", Capture: "/c,1", CDs: []string{"/cd"}, Sticks: []string{"/s"}, OEM: []string{`{"a": 1, "b": 2}`}, FwCfg: map[string]string{"opt/a": "1,2"}}, []string{
+			"filter-dump,id=capture,netdev=net,file=/c,,1", "media=cdrom,readonly=on,file=/cd -device ide-cd,drive=cd0", "file=/s -device usb-storage,bus=usb.0",
+			`-smbios type=11,value={"a": 1,, "b": 2}`, "-fw_cfg name=opt/a,string=1,,2", "hostfwd=tcp:127.0.0.1:2222-10.0.2.77:22",
+		}},
 		{"ample", Options{Memory: 2 * partitions.GiB, CPUs: 4, KVM: true, Watchdog: true}, []string{"-m 2048M", "-smp 4", "-accel kvm", "i6300esb"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -84,7 +88,7 @@ func TestArgs(t *testing.T) {
 				t.Fatal(err)
 			}
 			line := strings.Join(args, " ")
-			for _, w := range append(test.want, "hostfwd=tcp:127.0.0.1:2222-:22", "path=/sockets/serial.sock") {
+			for _, w := range append(test.want, "hostfwd=tcp:127.0.0.1:2222-"+test.opts.Address+":22", "path=/sockets/serial.sock") {
 				if !strings.Contains(line, w) {
 					t.Errorf("args(...) = %s; want %q in it", line, w)
 				}

@@ -153,7 +153,13 @@ func (o Options) command(ctx context.Context, args []string, sockets string, wor
 			c.Writable = append(c.Writable, filepath.Dir(d.Log))
 		}
 	}
-	for _, f := range []string{o.Kernel, o.Initrd} {
+	for _, path := range o.Sticks {
+		c.Writable = append(c.Writable, filepath.Dir(path))
+	}
+	if o.Capture != "" {
+		c.Writable = append(c.Writable, filepath.Dir(o.Capture))
+	}
+	for _, f := range append([]string{o.Kernel, o.Initrd}, o.CDs...) {
 		if f != "" {
 			c.ReadOnly = append(c.ReadOnly, filepath.Dir(f))
 		}

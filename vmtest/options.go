@@ -7,6 +7,7 @@ package vmtest
 import (
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -107,6 +108,17 @@ type Options struct {
 	// Forward lists ports of the guest to be reached on ports of 127.0.0.1:
 	// on the given one, or on any free one if it is 0.
 	Forward map[int]int
+	// Address is what the guest is expected to have; by default what QEMU's DHCP
+	// server hands out.
+	Address string
+	// Capture, if any, is a file that takes all that the network card sends and
+	// receives, as tcpdump writes it.
+	Capture string
+	// CDs and Sticks are image files in CD drives and USB sticks.
+	CDs, Sticks []string
+	// OEM are strings of the firmware (SMBIOS type 11); FwCfg are texts by name.
+	OEM   []string
+	FwCfg map[string]string
 	// Watchdog adds a device that resets the machine when it is not fed.
 	Watchdog bool
 	// Terminal puts the serial console on this process's standard input and
@@ -250,9 +262,13 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 	}
 	netdev := "user,id=net"
 	for _, guest := range sortedKeys(ports) {
-		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", ports[guest], guest)
+		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-%s:%d", ports[guest], o.Address, guest)
 	}
 	args = append(args, "-netdev", netdev, "-device", o.NIC+",netdev=net,romfile=") // no network boot
+	if o.Capture != "" {
+		args = append(args, "-object", "filter-dump,id=capture,netdev=net,file="+comma(o.Capture))
+	}
+	args = append(args, o.plugged()...)
 	if o.Watchdog {
 		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
 	}
@@ -263,6 +279,31 @@ func (o Options) args(sockets string, ports map[int]int) ([]string, error) {
 		}
 	}
 	return args, nil
+}
+
+// comma is a value that may have commas in it, as QEMU reads it.
+func comma(value string) string { return strings.ReplaceAll(value, ",", ",,") }
+
+// plugged is what is put into the machine or told by its firmware.
+func (o Options) plugged() (args []string) {
+	for i, path := range o.CDs {
+		args = append(args, "-drive", fmt.Sprintf("if=none,id=cd%d,format=raw,media=cdrom,readonly=on,file=%s", i, comma(path)),
+			"-device", fmt.Sprintf("ide-cd,drive=cd%d", i))
+	}
+	if len(o.Sticks) > 0 {
+		args = append(args, "-device", "qemu-xhci,id=usb")
+	}
+	for i, path := range o.Sticks {
+		args = append(args, "-drive", fmt.Sprintf("if=none,id=stick%d,format=raw,file=%s", i, comma(path)),
+			"-device", fmt.Sprintf("usb-storage,bus=usb.0,removable=on,drive=stick%d", i))
+	}
+	for _, text := range o.OEM {
+		args = append(args, "-smbios", "type=11,value="+comma(text))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.FwCfg)) {
+		args = append(args, "-fw_cfg", "name="+name+",string="+comma(o.FwCfg[name]))
+	}
+	return args
 }
 
 // drive is what a controller's device is attached to. What QEMU has accepted

@@ -30,19 +30,27 @@ func (s *SSH) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 // DialSSH logs in with a password. It tries until the machine answers and lets
 // the user in or says no, or until the context ends.
 func DialSSH(ctx context.Context, addr, user, password string) (*SSH, error) {
+	return dialUser(ctx, addr, user,
+		ssh.Password(password),
+		ssh.KeyboardInteractive(func(_, _ string, questions []string, _ []bool) ([]string, error) {
+			answers := make([]string, len(questions))
+			for i := range answers {
+				answers[i] = password
+			}
+			return answers, nil
+		}))
+}
+
+// DialSSHKey is DialSSH with a key instead of a password.
+func DialSSHKey(ctx context.Context, addr, user string, key ssh.Signer) (*SSH, error) {
+	return dialUser(ctx, addr, user, ssh.PublicKeys(key))
+}
+
+func dialUser(ctx context.Context, addr, user string, auth ...ssh.AuthMethod) (*SSH, error) {
 	var hostKey string
 	config := &ssh.ClientConfig{
 		User: user,
-		Auth: []ssh.AuthMethod{
-			ssh.Password(password),
-			ssh.KeyboardInteractive(func(_, _ string, questions []string, _ []bool) ([]string, error) {
-				answers := make([]string, len(questions))
-				for i := range answers {
-					answers[i] = password
-				}
-				return answers, nil
-			}),
-		},
+		Auth: auth,
 		// The machine made its key a moment ago: any is right.
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			hostKey = ssh.FingerprintSHA256(key)

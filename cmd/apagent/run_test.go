@@ -18,6 +18,8 @@ func TestRun(t *testing.T) {
 		{"apagent boot --help", 0, "::wait:/usr/bin/apagent boot", ""},
 		{"apagent diskfree --help", 0, "--need=SIZE", ""},
 		{"apagent diskfree --need=much", 2, "", `"much" is not a size`},
+		{"apagent firstboot --help", 0, "--dry-run", ""},
+		{"apagent firstboot now", 2, "", "too many arguments: now"},
 		{"apagent install --help", 0, "--dry-run", ""},
 		{"apagent mount --help", 0, "/run/app-platform/no-data", ""},
 		{"apagent network --help", 0, "start|stop|restart|status", ""},

@@ -66,6 +66,15 @@ func (d Disk) PartPath(number int) string {
 	return filepath.Join(d.root, "dev", d.PartName(number))
 }
 
+// Has reports whether the kernel's name is that of the disk or of a partition of it.
+func (d Disk) Has(name string) bool {
+	if d.Name == "" {
+		return false
+	}
+	rest, ok := strings.CutPrefix(name, strings.TrimSuffix(d.PartName(0), "0"))
+	return name == d.Name || ok && rest != "" && strings.Trim(rest, "0123456789") == ""
+}
+
 // SectorSize is the unit that the disk reads and writes.
 func (d Disk) SectorSize() partitions.Size {
 	n, err := readNumber(d.sys("queue/logical_block_size"))

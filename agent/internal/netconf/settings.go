@@ -37,11 +37,17 @@ func (s Settings) DHCP() bool { return !s.Address.IsValid() }
 // Load reads the settings below root; without a file, they are what a gateway
 // has handed over on the kernel command line, or else DHCP.
 func Load(root string) (Settings, error) {
-	text, err := smallfile.Read(filepath.Join(root, File), smallfile.Most)
+	s, err := LoadFile(filepath.Join(root, File))
 	if errors.Is(err, os.ErrNotExist) {
 		cmdline, _ := os.ReadFile(filepath.Join(root, "proc/cmdline"))
 		return fromCmdline(string(cmdline))
 	}
+	return s, err
+}
+
+// LoadFile reads the settings of a file that may be another system's.
+func LoadFile(path string) (Settings, error) {
+	text, err := smallfile.Read(path, smallfile.Most)
 	if err != nil {
 		return Settings{}, fmt.Errorf("cannot read the network settings: %w", err)
 	}

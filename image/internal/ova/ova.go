@@ -27,23 +27,21 @@ type Machine struct {
 	Memory  int64 // bytes
 	CPUs    int
 	// Capacity is the size of the disk that the guest sees, in bytes.
-	Capacity   int64
+	Capacity int64
+	// Class is what the names of the properties begin with, as the guest sees
+	// them: "appplatform" makes "appplatform.address".
+	Class      string
 	Properties []Property
 }
 
 // A Property is a setting that an importer asks for and hands to the guest.
 type Property struct {
-	// Key has no dots; the guest sees it behind Class.
-	Key         string
+	Key         string // without dots
+	Type        string // of OVF: string
 	Label       string
 	Description string
-	// Secret keeps the value from being shown.
-	Secret bool
+	Secret      bool // The value is not shown.
 }
-
-// Class is what the names of properties begin with, as the guest sees them:
-// "appplatform.address".
-const Class = "appplatform"
 
 // maxMember is the largest file that a USTAR header can tell (12 digits of which
 // the last is a space, octal): 8 GiB.

@@ -29,9 +29,9 @@ import (
 var machine = Machine{
 	Name: "app-platform-x86_64", Product: "App Platform", Version: "160001",
 	Memory: 512 << 20, CPUs: 1, Capacity: 16 << 30,
-	Properties: []Property{
-		{Key: "address", Label: "IP address", Description: "An address with its prefix length, or dhcp: \"192.0.2.10/24\" & <more>"},
-		{Key: "admin_password", Label: "Password", Description: "As a hash", Secret: true},
+	Class: "appplatform", Properties: []Property{
+		{Key: "address", Type: "string", Label: "IP address", Description: "An address with its prefix length, or dhcp: \"192.0.2.10/24\" & <more>"},
+		{Key: "admin_password", Type: "string", Label: "Password", Description: "As a hash", Secret: true},
 	},
 }
 

@@ -30,10 +30,9 @@ func (m Machine) descriptor(diskSize int64) ([]byte, error) {
 	var b bytes.Buffer
 	err := descriptorTemplate.Execute(&b, struct {
 		Machine
-		Class    string
 		DiskName string
 		DiskSize int64
 		MiB      int64 // of memory
-	}{m, Class, m.diskName(), diskSize, m.Memory >> 20})
+	}{m, m.diskName(), diskSize, m.Memory >> 20})
 	return b.Bytes(), err
 }
