@@ -24,8 +24,10 @@ bytes. Files that are there are replaced when the new ones are whole.`,
 			}
 			show := newProgress(a.stderr)
 			defer show.close()
+			text := "convert " + files[0]
+			show.event(image.Event{State: image.Started, Step: "formats", Text: text})
 			err := image.Convert(ctx, files[0], files[1:], func(done, total int64) {
-				show.event(image.Event{State: image.Progress, Step: "formats", Text: "convert " + files[0], Done: done, Total: total, Unit: "bytes"})
+				show.event(image.Event{State: image.Progress, Step: "formats", Text: text, Done: done, Total: total, Unit: "bytes"})
 			})
 			show.close()
 			if err != nil {

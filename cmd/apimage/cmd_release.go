@@ -43,7 +43,13 @@ an earlier release (its folder, or any with the BOARDs' .lock files).`,
 }
 
 // release builds the boards one after the other and collects what they have made.
+// The builds lie beside the releases, so that they do not replace those of
+// out/BOARD and the next release has what is left of them.
 func (f *buildFlags) release(ctx context.Context, a *app, repo, locks string, names []string) error {
+	folder := filepath.Join(repo, "out", "release")
+	if f.out != "" {
+		folder = filepath.Dir(filepath.Clean(f.out))
+	}
 	out := f.out
 	var built []image.Built
 	for _, name := range names {
@@ -51,23 +57,19 @@ func (f *buildFlags) release(ctx context.Context, a *app, repo, locks string, na
 		if locks != "" {
 			one.locked = filepath.Join(locks, "app-platform-"+name+".lock")
 		}
-		// The builds of one number replace each other, not those of out/BOARD.
-		one.out = filepath.Join(repo, "out", "release", ".builds", name)
+		one.out = filepath.Join(folder, ".builds", name)
 		plan, result, err := one.make(ctx, a, name)
 		if err != nil {
 			return err
 		}
 		if out == "" {
-			out = filepath.Join(repo, "out", "release", plan.Label)
+			out = filepath.Join(folder, plan.Label)
 		}
 		built = append(built, image.Built{Plan: plan, Result: result})
 	}
 	files, err := image.Release(ctx, out, built)
-	if err != nil {
+	if err != nil || f.json {
 		return err
-	}
-	if f.json {
-		return nil
 	}
 	for _, file := range files {
 		info, err := os.Stat(file)
@@ -76,6 +78,6 @@ func (f *buildFlags) release(ctx context.Context, a *app, repo, locks string, na
 		}
 		fmt.Fprintf(a.stdout, "  %-44s %8.2f MB\n", filepath.Base(file), float64(info.Size())/1e6)
 	}
-	fmt.Fprintf(a.stdout, "%s\n", out)
+	fmt.Fprintln(a.stdout, out)
 	return nil
 }

@@ -87,7 +87,7 @@ func (v *Reader) readTable(end int64) error {
 // CheckID compares the disk's ID with the one that Close was given.
 func (v *Reader) CheckID(id [16]byte) error {
 	if v.id != id {
-		return errors.New("its ID is not that of its content")
+		return errors.New("its content is not that of its ID: one of them has changed")
 	}
 	return nil
 }

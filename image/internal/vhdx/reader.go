@@ -84,7 +84,7 @@ func (v *Reader) readBAT(size int64) error {
 // CheckID compares the GUIDs with those that Close derives from id.
 func (v *Reader) CheckID(id [16]byte) error {
 	if derive(v.id, diskGUID) != derive(id, diskGUID) {
-		return errors.New("its GUIDs are not those of its content")
+		return errors.New("its content is not that of its ID: one of them has changed")
 	}
 	return nil
 }

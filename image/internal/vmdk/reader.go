@@ -89,7 +89,7 @@ func (v *Reader) readDescriptor(begin []byte) error {
 func (v *Reader) CheckID(id [16]byte) error {
 	_, got := contentIDs(v.id)
 	if _, want := contentIDs(id); got != want {
-		return errors.New("its content ID is not that of its content")
+		return errors.New("its content is not that of its ID: one of them has changed")
 	}
 	return nil
 }
