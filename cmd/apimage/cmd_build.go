@@ -68,7 +68,8 @@ var buildCommand = command{
 	help: `
 Packages are the newest of the Debian archive unless --locked names them. The
 result lies in out/BOARD: the raw disk image, for virtual machines a qcow2 of it,
-the signed manifest and the lock that builds the same again.`,
+the signed manifest, the lock that builds the same again, and what is in the image,
+its licences and what it was made from (docs/sbom.md).`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
 		var f buildFlags
 		f.register(flags)

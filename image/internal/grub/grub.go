@@ -68,11 +68,11 @@ const early = `search --no-floppy --set=root --hint=$root --label ` + Label + `
 set prefix=(memdisk)/` + folder + `
 `
 
-// The packages that Make takes GRUB from, and the one with their licence.
-var (
-	Packages       = []string{"grub-efi-amd64-bin", "grub-pc-bin"}
-	LicencePackage = "grub-common"
-)
+// Packages are those that Make takes GRUB from.
+var Packages = []string{"grub-efi-amd64-bin", "grub-pc-bin"}
+
+// LicencePackage has their licence.
+const LicencePackage = "grub-common"
 
 // modules is all of GRUB that exists on the machine: nothing is loaded from
 // sda1 but grub.cfg and grubenv. The second group is for people at its prompt.
