@@ -330,7 +330,7 @@ func (b *build) addGRUB(d *sbom.Document, texts licences) error {
 	if b.Board.Boot != "grub" {
 		return nil
 	}
-	out := sbom.Package{ID: grubID, Name: "grub", Kind: sbom.Application, Comment: "in the BIOS boot partition and on the EFI partition"}
+	out := sbom.Package{ID: grubID, Name: "grub", Kind: sbom.Application, Comment: grub.Describe()}
 	for _, name := range grub.Packages {
 		p, err := b.tool(name)
 		if err != nil {
