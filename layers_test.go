@@ -24,6 +24,7 @@ var bans = []struct {
 	{"appplatform/rootfs", []string{"appplatform/image/...", "appplatform/agent/...", "appplatform/tooltree", "os/exec"}, "a tree is made from packages and lists, without running anything"},
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "regexp", "text/template", "html/template"}, "builder code does not belong on the device, nor do large packages for little"},
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
+	{"appplatform/cmd/apimage", []string{"appplatform/image/internal/sbom/sbomtest", "github.com/spdx/...", "github.com/github/...", "github.com/santhosh-tekuri/..."}, "what judges lists is for tests"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -94,7 +95,7 @@ func TestModulesOnDevice(t *testing.T) {
 
 // TestDocsAreFinished finds what was meant to be filled in.
 func TestDocsAreFinished(t *testing.T) {
-	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md"} {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md", "docs/sbom.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

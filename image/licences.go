@@ -159,11 +159,13 @@ func (b *build) readPackageLicences(ctx context.Context, p archive.Package, to s
 		return err
 	}
 	defer deb.Close()
-	want := len(all) + 1 + len(inside)
-	for len(all) < want {
+	for want := len(all) + 1 + len(inside); len(all) < want; {
 		h, err := deb.Data().Next()
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s lacks some", p)
+		}
 		if err != nil {
-			return fmt.Errorf("%s has none: %w", p, err)
+			return fmt.Errorf("cannot read %s: %w", p, err)
 		}
 		switch name := path.Clean(h.Name); {
 		case name == path.Join(docDir, p.Name, "copyright"):

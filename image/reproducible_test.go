@@ -87,6 +87,7 @@ func TestReproducible(t *testing.T) {
 					t.Errorf("%s of the two builds differ: %x and %x", filepath.Base(a), x, y)
 				}
 			}
+			checkDescribed(t, first, board, strings.TrimSuffix(key, ".key")+".pub")
 		})
 	}
 }

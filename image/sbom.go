@@ -189,7 +189,7 @@ func debID(p archive.Package) string { return "deb-" + p.Name + "-" + p.Version 
 
 // document describes the image by the files of its two systems.
 func (b *build) document(system, ramdisk listing, texts licences) (sbom.Document, error) {
-	d := sbom.Document{Name: strings.TrimSuffix(b.imageName(""), "."), Version: b.Label, Time: imageTime, Comment: b.bootComment()}
+	d := sbom.Document{Name: b.imageName(""), Version: b.Label, Time: imageTime, Comment: b.bootComment()}
 	b.addDebian(&d, system, b.Lock.System)
 	b.addDebian(&d, ramdisk, b.Lock.Ramdisk)
 	d.Packages = append(d.Packages, sbom.Package{
@@ -264,11 +264,16 @@ func debian(p archive.Package) sbom.Package {
 	}
 }
 
-// addTexts adds the licences that the document does not have yet.
+// addTexts adds the licences that the document does not have yet. Packages of one
+// source may have more than one text for a name.
 func addTexts(d *sbom.Document, texts []sbom.Text) {
 	for _, t := range texts {
-		if !slices.ContainsFunc(d.Texts, func(o sbom.Text) bool { return o.ID == t.ID }) {
+		i := slices.IndexFunc(d.Texts, func(o sbom.Text) bool { return o.ID == t.ID })
+		switch {
+		case i < 0:
 			d.Texts = append(d.Texts, t)
+		case !strings.Contains(d.Texts[i].Text, t.Text):
+			d.Texts[i].Text += "\n\n" + t.Text
 		}
 	}
 }
@@ -325,7 +330,7 @@ func (b *build) addGRUB(d *sbom.Document, texts licences) error {
 	if b.Board.Boot != "grub" {
 		return nil
 	}
-	out := sbom.Package{ID: grubID, Name: "grub", Kind: sbom.Application, Comment: "in the BIOS boot partition and on the EFI partition"}
+	out := sbom.Package{ID: grubID, Name: "grub", Kind: sbom.Application, Comment: grub.Describe()}
 	for _, name := range grub.Packages {
 		p, err := b.tool(name)
 		if err != nil {

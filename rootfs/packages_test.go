@@ -141,7 +141,13 @@ func zoneNames(t *testing.T, tree *Tree) (names []string) {
 // TestRamdisk is OS-D4 as far as files go.
 func TestRamdisk(t *testing.T) {
 	in := realInput(t, RamdiskPackages)
+	in.Describe = func(t *Tree) ([]File, error) {
+		return []File{{Path: "usr/share/doc/list", Mode: 0o644, Content: []byte(strings.Join(t.Paths(), "\n")), From: "rootfs"}}, nil
+	}
 	tree := buildReal(t, "ramdisk", in, Ramdisk)
+	if e, ok := tree.Get("usr/share/doc/list"); !ok || !strings.Contains(string(e.Content), "usr/bin/apagent\n") || e.Origin() != (Origin{Source: "rootfs"}) {
+		t.Error("what Describe says of the tree, the other files included, is not in it")
+	}
 	checkTools(t, tree, `su login e2fsck mke2fs resize2fs tune2fs vi mount dd wget ip scp less ps dmesg
 		loadkeys dropbear init getty udhcpc`)
 	if e, ok := tree.Get("usr/lib/openssh/sftp-server"); !ok || e.Mode&0o111 == 0 {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -68,11 +69,11 @@ const early = `search --no-floppy --set=root --hint=$root --label ` + Label + `
 set prefix=(memdisk)/` + folder + `
 `
 
-// The packages that Make takes GRUB from, and the one with their licence.
-var (
-	Packages       = []string{"grub-efi-amd64-bin", "grub-pc-bin"}
-	LicencePackage = "grub-common"
-)
+// Packages are those that Make takes GRUB from.
+var Packages = []string{"grub-efi-amd64-bin", "grub-pc-bin"}
+
+// LicencePackage has their licence.
+const LicencePackage = "grub-common"
 
 // modules is all of GRUB that exists on the machine: nothing is loaded from
 // sda1 but grub.cfg and grubenv. The second group is for people at its prompt.
@@ -81,6 +82,20 @@ var modules = []string{
 	"hashsum", "gcry_sha256", "regexp", "test", "echo", "sleep", "boot", "reboot", "serial", "terminal",
 
 	"part_msdos", "fat", "ls", "cat", "halt", "help", "search_fs_file", "search_fs_uuid", "minicmd",
+}
+
+// The kinds of GRUB, and the modules that only one of them has.
+const (
+	bios = "i386-pc"
+	efi  = "x86_64-efi"
+)
+
+var ownModules = map[string][]string{bios: {"biosdisk", "linux16"}, efi: {"linux", "efi_gop", "all_video"}}
+
+// Describe says what of GRUB is in an image.
+func Describe() string {
+	return fmt.Sprintf("In the BIOS boot partition (%s) and on the EFI partition (%s). Modules, and what they need: %s; %s: %s; %s: %s.", bios, efi,
+		strings.Join(modules, " "), bios, strings.Join(ownModules[bios], " "), efi, strings.Join(ownModules[efi], " "))
 }
 
 // Images are the parts of GRUB that lie outside of file systems, and the
@@ -115,17 +130,17 @@ func Make(ctx context.Context, tools *tooltree.Tree, t partitions.Table) (*Image
 	var images Images
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		images.Core, err = makeImage(ctx, tools, dir, "i386-pc", "biosdisk", "linux16")
+		images.Core, err = makeImage(ctx, tools, dir, bios)
 		return err
 	})
 	group.Go(func() (err error) {
-		images.EFI, err = makeImage(ctx, tools, dir, "x86_64-efi", "linux", "efi_gop", "all_video")
+		images.EFI, err = makeImage(ctx, tools, dir, efi)
 		return err
 	})
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("cannot make GRUB: %w", err)
 	}
-	if images.Boot, err = os.ReadFile(filepath.Join(tools.Dir(), "usr/lib/grub/i386-pc/boot.img")); err != nil {
+	if images.Boot, err = os.ReadFile(filepath.Join(tools.Dir(), "usr/lib/grub", bios, "boot.img")); err != nil {
 		return nil, fmt.Errorf("cannot make GRUB: %w", err)
 	}
 	if err := images.place(core); err != nil {
@@ -151,7 +166,7 @@ func inMemory(name string, content []byte) ([]byte, error) {
 	return b.Bytes(), errors.Join(err, w.Close())
 }
 
-func makeImage(ctx context.Context, tools *tooltree.Tree, dir, target string, more ...string) ([]byte, error) {
+func makeImage(ctx context.Context, tools *tooltree.Tree, dir, target string) ([]byte, error) {
 	out := filepath.Join(dir, target+".img")
 	args := []string{
 		"grub-mkimage",
@@ -163,7 +178,7 @@ func makeImage(ctx context.Context, tools *tooltree.Tree, dir, target string, mo
 		"--config=" + filepath.Join(dir, earlyFile),
 		"--memdisk=" + filepath.Join(dir, memdiskFile),
 	}
-	args = append(append(args, modules...), more...)
+	args = append(append(args, modules...), ownModules[target]...)
 	if err := tools.Run(ctx, tooltree.Cmd{Args: args, Writable: []string{dir}}); err != nil {
 		return nil, err
 	}

@@ -7,11 +7,13 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/github/go-spdx/v2/spdxexp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	spdxjson "github.com/spdx/tools-golang/json"
 	"github.com/spdx/tools-golang/spdx"
+	"github.com/spdx/tools-golang/spdx/v2/common"
 	"github.com/spdx/tools-golang/spdxlib"
 )
 
@@ -77,12 +79,39 @@ func SPDX(text []byte) (*spdx.Document, error) {
 			return nil, fmt.Errorf("%s: licence %q: %w", p.PackageName, p.PackageLicenseDeclared, err)
 		}
 		for _, name := range names {
-			if bytes.HasPrefix([]byte(name), []byte("LicenseRef-")) && !known[name] {
+			if strings.HasPrefix(name, "LicenseRef-") && !known[name] {
 				return nil, fmt.Errorf("%s: the document lacks the text of the licence %s", p.PackageName, name)
 			}
 		}
 	}
 	return doc, nil
+}
+
+// Files judges an SPDX document and returns the SHA-256 of the files in it, by
+// their names. Each must be contained in a package.
+func Files(text []byte) (map[string]string, error) {
+	doc, err := SPDX(text)
+	if err != nil {
+		return nil, err
+	}
+	owned := map[common.ElementID]bool{}
+	for _, r := range doc.Relationships {
+		if r.Relationship == common.TypeRelationshipContains {
+			owned[r.RefB.ElementRefID] = true
+		}
+	}
+	files := map[string]string{}
+	for _, f := range doc.Files {
+		if !owned[f.FileSPDXIdentifier] {
+			return nil, fmt.Errorf("%s is of no package", f.FileName)
+		}
+		for _, sum := range f.Checksums {
+			if sum.Algorithm == common.SHA256 {
+				files[strings.TrimPrefix(f.FileName, "./")] = sum.Value
+			}
+		}
+	}
+	return files, nil
 }
 
 // CycloneDX judges a CycloneDX 1.6 document: the schema, and that each reference
