@@ -12,7 +12,7 @@ APIMAGE := bin/apimage
 PATH := $(CURDIR)/bin/tools:$(PATH)
 export PATH
 
-.PHONY: help run gateway build $(BOARDS) test check powercut fuzz bench lint shellcheck tools clean FORCE
+.PHONY: help run gateway build release $(BOARDS) test check powercut fuzz bench lint shellcheck tools clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z$$()A-Z_-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,11 @@ build: $(BOARD) ## build the image of BOARD (x86_64, armel, arm64)
 
 $(BOARDS): $(APIMAGE)
 	$(APIMAGE) build $@
+
+LABEL ?=
+KEY ?=
+release: $(APIMAGE) ## put all boards and formats of a version into out/release/LABEL: make release LABEL=160002 KEY=release.key
+	$(APIMAGE) release $(if $(LABEL),--label $(LABEL)) $(if $(KEY),--key $(KEY)) $(BOARDS)
 
 # What the tests update the boards' images to.
 next-%: $(APIMAGE)
