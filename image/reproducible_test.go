@@ -24,9 +24,9 @@ import (
 const other = 65534
 
 // TestReproducible builds every image twice from one lock and key: as two
-// users, in two folders, with two caches, umasks and time zones. Packages and
-// kernels, which take a quarter of an hour each, are shared; everything else is
-// made anew.
+// users, in two folders, with two caches, umasks, time zones and numbers of
+// processors, the second time without a network. Packages and kernels, which take
+// a quarter of an hour each, are shared; everything else is made anew.
 func TestReproducible(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds whole images: make test runs it")
@@ -55,6 +55,13 @@ func TestReproducible(t *testing.T) {
 	if os.Geteuid() == 0 {
 		chown(t, home)
 	}
+	// The Go modules are all that the second build cannot take from the pool.
+	env := []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8",
+		"GOPROXY=" + goenv(t, "GOPROXY"), "GOSUMDB=" + goenv(t, "GOSUMDB"), "GOFLAGS=-modcacherw"}
+	modules := exec.Command("go", "build", "-o", os.DevNull, "./cmd/apagent")
+	modules.Dir, modules.Env, modules.SysProcAttr = checkout, env, alone(t)
+	modules.SysProcAttr.Cloneflags &^= syscall.CLONE_NEWNET
+	run(t, modules)
 	for _, board := range boardNames(t, repo) {
 		t.Run(board, func(t *testing.T) {
 			lock := filepath.Join(dir, board+".lock")
@@ -71,10 +78,8 @@ func TestReproducible(t *testing.T) {
 			build = exec.Command("/bin/sh", "-c", `umask 077 && exec "$@"`, "sh",
 				apimage, "build", "--out", second, "--locked", lock, "--key", key, board)
 			build.Dir = checkout
-			build.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8", "GOPROXY=" + goenv(t, "GOPROXY"), "GOSUMDB=" + goenv(t, "GOSUMDB"), "GOFLAGS=-modcacherw"}
-			if os.Geteuid() == 0 {
-				build.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
-			}
+			build.Env = append(env, "GOMAXPROCS=1")
+			build.SysProcAttr = alone(t)
 			run(t, build)
 
 			files, err := filepath.Glob(filepath.Join(first, "app-platform-*"))
@@ -90,6 +95,20 @@ func TestReproducible(t *testing.T) {
 			checkDescribed(t, first, board, strings.TrimSuffix(key, ".key")+".pub")
 		})
 	}
+}
+
+// alone makes a process that has no network and, if the test may choose, is
+// another user's.
+func alone(t *testing.T) *syscall.SysProcAttr {
+	t.Helper()
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		return &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
+		}
+	}
+	return &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Credential: &syscall.Credential{Uid: other, Gid: other}}
 }
 
 // boardNames are those of the checkout.
