@@ -27,12 +27,19 @@ func (m Machine) descriptor(diskSize int64) ([]byte, error) {
 			return nil, fmt.Errorf("internal error: a property named %q", p.Key)
 		}
 	}
+	// Proxmox knows the size of an OVA's disk only in this form of unit.
+	exponent := 30
+	for m.Capacity%(1<<exponent) != 0 {
+		exponent--
+	}
 	var b bytes.Buffer
 	err := descriptorTemplate.Execute(&b, struct {
 		Machine
 		DiskName string
+		Units    int64 // of the capacity
+		Exponent int   // of the unit, 2^Exponent bytes
 		DiskSize int64
 		MiB      int64 // of memory
-	}{m, m.diskName(), diskSize, m.Memory >> 20})
+	}{m, m.diskName(), m.Capacity >> exponent, exponent, diskSize, m.Memory >> 20})
 	return b.Bytes(), err
 }

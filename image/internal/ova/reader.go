@@ -123,12 +123,17 @@ func (p *Package) readDescriptor(text []byte, name string, size int64) error {
 	if err := xml.Unmarshal(text, &e); err != nil {
 		return fmt.Errorf("the descriptor is damaged: %w", err)
 	}
-	if len(e.Files) != 1 || len(e.Disks) != 1 || e.Files[0].ID != e.Disks[0].FileRef || e.Disks[0].Units != "byte" {
+	if len(e.Files) != 1 || len(e.Disks) != 1 || e.Files[0].ID != e.Disks[0].FileRef {
 		return errors.New("the descriptor does not have one disk in one file")
 	}
 	if f := e.Files[0]; f.Href != name || f.Size != size {
 		return fmt.Errorf("the descriptor says that %s has %d bytes; there is %s with %d", f.Href, f.Size, name, size)
 	}
-	p.Capacity = e.Disks[0].Capacity
+	disk := e.Disks[0]
+	var exponent uint
+	if n, err := fmt.Sscanf(disk.Units, "byte * 2^%d", &exponent); n != 1 || err != nil || exponent > 40 || disk.Capacity < 0 || disk.Capacity > 1<<60>>exponent {
+		return fmt.Errorf("the descriptor says that the disk has %d times %q", disk.Capacity, disk.Units)
+	}
+	p.Capacity = disk.Capacity << exponent
 	return nil
 }
