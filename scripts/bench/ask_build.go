@@ -67,7 +67,7 @@ func askBuild(ctx context.Context, l *lab, r *report) error {
 	}
 	const seconds = "%.1f s"
 	r.title("1. Cached packages to root file system (%d packages; %d more that only dpkg needs are the peer's)", len(p.names), p.added)
-	r.pairs("mmdebstrap + mke2fs", seconds, rootfs)
+	r.pairs("packages to root file system", "mmdebstrap + mke2fs", seconds, rootfs)
 	r.budget("median ratio, root file system", "%.3f", median(each(rootfs, pair.ratio)), rootfsBudget)
 	r.note("For the record: mmdebstrap --variant=extract, which unpacks and configures nothing, with mke2fs takes "+seconds+" (median; ratio %.3f).",
 		median(each(unpacked, func(p pair) float64 { return p.peer })), median(each(unpacked, pair.ratio)))
@@ -75,7 +75,7 @@ func askBuild(ctx context.Context, l *lab, r *report) error {
 	r.note("Ours contains linking the agent. With Go's own cache empty, compiling it takes up to "+seconds+" more.", agent)
 
 	r.title("2. Cached packages and kernel to finished image")
-	r.pairs("mmdebstrap + mke2fs + xz -6 -T2", seconds, images)
+	r.pairs("packages and kernel to image", "mmdebstrap + mke2fs + xz -6 -T2", seconds, images)
 	r.budget("median ratio, image", "%.3f", median(each(images, pair.ratio)), imageBudget)
 	r.note("Ours by step in the last run: %s.", last.steps())
 	l.noteContents(r, p)

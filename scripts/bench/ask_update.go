@@ -61,7 +61,7 @@ func askUpdate(ctx context.Context, l *lab, r *report) error {
 		budgets = append(budgets, updated/(2*restarted+writing))
 	}
 	r.title("6. Update to another image: longest time without an answer of PostgreSQL, asked every %v, beside a plain restart", pollEvery)
-	r.pairs("restart", "%.1f s", pairs)
+	r.pairs("update, PostgreSQL away", "restart", "%.1f s", pairs)
 	r.budget("median ratio to two restarts and writing sda3", "%.3f", median(budgets), 1)
 	return nil
 }

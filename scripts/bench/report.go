@@ -11,8 +11,9 @@ import (
 
 // A report prints tables and remembers the budgets that were missed.
 type report struct {
-	w      io.Writer
-	missed []string
+	w       io.Writer
+	missed  []string
+	summary [][]string
 }
 
 // A pair is one run of both sides.
@@ -35,8 +36,17 @@ func (r *report) table(rows ...[]string) {
 	w.Flush()
 }
 
+// remember puts the medians into the table that ends the report.
+func (r *report) remember(what, peer, format string, pairs []pair) {
+	r.summary = append(r.summary, []string{what,
+		fmt.Sprintf(format, median(each(pairs, func(p pair) float64 { return p.ours }))),
+		fmt.Sprintf(format, median(each(pairs, func(p pair) float64 { return p.peer }))),
+		fmt.Sprintf("%.3f", median(each(pairs, pair.ratio))), peer})
+}
+
 // pairs prints what the runs gave, their minimum and their median.
-func (r *report) pairs(peer, format string, pairs []pair) {
+func (r *report) pairs(what, peer, format string, pairs []pair) {
+	r.remember(what, peer, format, pairs)
 	rows := [][]string{{"", "ours", peer, "ratio"}}
 	row := func(name string, ours, peer, ratio float64) {
 		rows = append(rows, []string{name, fmt.Sprintf(format, ours), fmt.Sprintf(format, peer), fmt.Sprintf("%.3f", ratio)})
@@ -70,6 +80,10 @@ func (r *report) note(format string, args ...any) { fmt.Fprintf(r.w, format+"\n"
 
 // verdict ends the report; it returns the exit code.
 func (r *report) verdict() int {
+	if len(r.summary) > 0 {
+		r.title("All of it: medians")
+		r.table(append([][]string{{"", "ours", "peer", "ratio", "the peer is"}}, r.summary...)...)
+	}
 	if len(r.missed) == 0 {
 		fmt.Fprintln(r.w, "\nEvery budget is kept.")
 		return 0
