@@ -25,6 +25,12 @@ import (
 // one that it names, and that the lists of what is in the image and the licences
 // agree with the lock and leave nothing out.
 func VerifyAttestations(ctx context.Context, dir, board string, keys []string) error {
+	_, err := verifyAttestations(ctx, dir, board, keys)
+	return err
+}
+
+// verifyAttestations returns the names of the files that the statement vouches for.
+func verifyAttestations(ctx context.Context, dir, board string, keys []string) (subjects []string, err error) {
 	v := verifier{dir: dir, board: board, sums: map[string]bool{}}
 	for _, check := range []func() error{
 		func() error { return v.checkStatement(keys) },
@@ -32,10 +38,13 @@ func VerifyAttestations(ctx context.Context, dir, board string, keys []string) e
 		v.checkLock, v.checkLists, v.checkLicences,
 	} {
 		if err := errors.Join(ctx.Err(), check()); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	for _, s := range v.statement.Subject {
+		subjects = append(subjects, s.Name)
+	}
+	return subjects, nil
 }
 
 type verifier struct {

@@ -45,7 +45,7 @@ func (p *Plan) Build(ctx context.Context) (*Result, error) {
 	if p.upToDate() {
 		var r record
 		if err := readJSON(p.recordPath(), &r); err == nil && r.Result != nil {
-			r.Result.UpToDate = true
+			r.Result.UpToDate, r.Result.Files = true, p.allFiles() // The folder may have moved.
 			return r.Result, nil
 		}
 	}
@@ -105,7 +105,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 		{"pack", "compress the root file system", b.packRootfs},
 		{"disk", "write the disk image", b.writeDisk},
 		{"formats", "write the other disk formats", b.writeFormats},
-		{"publish", "write the update file", b.publish},
+		{"update", "write the update file", b.writeUpdate},
 		{"sbom", "list what is in the image", b.attest},
 	}
 	defer b.removeParts()
@@ -117,7 +117,10 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	return b.finish(ctx)
+	if err := b.publish(); err != nil {
+		return nil, err
+	}
+	return b.finish()
 }
 
 // fetching counts the bytes of packages that arrive.
@@ -420,28 +423,34 @@ func (b *build) writeFormats(ctx context.Context, progress func(done, total int6
 	return b.checkSize(images)
 }
 
-// publish writes what goes with the disk images, and gives these their names.
-func (b *build) publish(context.Context, func(done, total int64, unit string)) error {
+// writeUpdate writes the update file, and what else describes the image set.
+func (b *build) writeUpdate(context.Context, func(done, total int64, unit string)) error {
 	lock, err := b.Lock.Encode()
 	if err != nil {
-		return err
-	}
-	// From here on the folder is not what the last record says.
-	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{".manifest.json", b.signed.manifest}, {".manifest.json.minisig", b.signed.signature}, {".lock", lock}} {
-		if err := atomicfile.Write(filepath.Join(b.Out, b.imageName(f.name)), f.data, 0o644); err != nil {
+	}{{".manifest.json", b.signed.manifest}, {".manifest.json" + signatureExt, b.signed.signature}, {".lock", lock}} {
+		if err := atomicfile.Write(part(filepath.Join(b.Out, b.imageName(f.name))), f.data, 0o644); err != nil {
 			return err
 		}
 	}
-	if err := b.writeUpdate(b.signed.manifest, b.signed.signature); err != nil {
+	return atomicfile.WriteFunc(part(b.updatePath()), 0o644, func(w io.Writer) error {
+		return bundle.WriteUpdate(w, b.signed.manifest, b.signed.signature, map[string]string{
+			bundle.KernelName: b.kernel.Image, bundle.RamdiskName: b.ramdisk, bundle.RootfsName: b.packed.path,
+		})
+	})
+}
+
+// publish gives all files their names when every one of them is finished. From
+// here on the folder is not what the last record says.
+func (b *build) publish() error {
+	if err := os.Remove(b.recordPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for _, f := range b.diskImages() {
+	for _, f := range b.allFiles() {
 		if err := publish(part(f), f); err != nil {
 			return err
 		}
@@ -451,7 +460,7 @@ func (b *build) publish(context.Context, func(done, total int64, unit string)) e
 
 // removeParts removes what a build that failed has begun.
 func (b *build) removeParts() {
-	for _, f := range b.diskImages() {
+	for _, f := range b.allFiles() {
 		os.Remove(part(f)) // What is published is not there any more.
 	}
 }
@@ -460,14 +469,6 @@ func (b *build) removeParts() {
 // name says the image, because people keep several of them.
 func (p *Plan) updatePath() string {
 	return filepath.Join(p.Out, p.imageName("-"+p.Label+".update"))
-}
-
-func (b *build) writeUpdate(manifest, signature []byte) error {
-	return atomicfile.WriteFunc(b.updatePath(), 0o644, func(w io.Writer) error {
-		return bundle.WriteUpdate(w, manifest, signature, map[string]string{
-			bundle.KernelName: b.kernel.Image, bundle.RamdiskName: b.ramdisk, bundle.RootfsName: b.packed.path,
-		})
-	})
 }
 
 // diskImages are the paths of the finished disk images, the raw one first.

@@ -150,6 +150,9 @@ func writeOVA(name, vmdk string, m ova.Machine) error {
 // get. They appear under their names when all of them are whole. An OVA is of a
 // machine with as much memory as our images need.
 func Convert(ctx context.Context, raw string, files []string, progress func(done, total int64)) error {
+	if err := checkConvert(raw, files); err != nil {
+		return fmt.Errorf("cannot convert %s: %w", raw, err)
+	}
 	defer func() {
 		for _, f := range files {
 			os.Remove(part(f)) // What is published is not there any more.
@@ -162,6 +165,40 @@ func Convert(ctx context.Context, raw string, files []string, progress func(done
 		if err := publish(part(f), f); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// magics begin files that are disks already and no raw images.
+var magics = []string{"QFI\xfb", "KDMV", "vhdxfile", "conectix"}
+
+// checkConvert refuses what cannot be meant.
+func checkConvert(raw string, files []string) error {
+	f, err := os.Open(raw)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	begin := make([]byte, 8)
+	n, _ := f.ReadAt(begin, 0)
+	for _, m := range magics {
+		if strings.HasPrefix(string(begin[:n]), m) {
+			return hint.Errorf("qemu-img convert -O raw makes a raw image of it", "it is not a raw image but a disk of another format")
+		}
+	}
+	in, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, name := range files {
+		if info, err := os.Stat(name); err == nil && os.SameFile(in, info) {
+			return fmt.Errorf("%s would replace it", name)
+		}
+		if seen[filepath.Clean(name)] {
+			return fmt.Errorf("%s is named twice", name)
+		}
+		seen[filepath.Clean(name)] = true
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ type Plan struct {
 	cache   *cache.Dir
 	linux   kernel.Spec
 	sources sources
+	source  string // hash of all the source, for the provenance
 	keys    keys
 	report  *reporter
 }
@@ -117,6 +118,9 @@ func New(ctx context.Context, o Options) (*Plan, error) {
 	if p.sources, err = repo.sources(p.Board.Name); err != nil {
 		return nil, err
 	}
+	if p.source, err = repo.sourceHash(); err != nil {
+		return nil, err
+	}
 	return p, p.setKeys()
 }
 
@@ -143,7 +147,8 @@ func (p *Plan) setKeys() (err error) {
 	}
 	// The system tells what the kernel and the ramdisk are made from, too.
 	k.rootfs = cache.Key(append([]string{"rootfs", p.sources.system, archive.Key(p.Lock.System), k.kernel, ramdiskKey(false)}, same...)...)
-	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft))
+	// The statement about the build tells its source, whichever part of it counts.
+	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft), p.source)
 	return nil
 }
 
@@ -229,8 +234,24 @@ func openKey(c *cache.Dir, file, password string) (Signing, error) {
 	if err != nil {
 		return s, fmt.Errorf("cannot read the public key beside %s: %w", file, err)
 	}
-	s.Public, err = bundle.PublicKey(text)
-	return s, err
+	if s.Public, err = bundle.PublicKey(text); err != nil {
+		return s, err
+	}
+	return s, s.check()
+}
+
+// check signs something, so that a wrong password or a public key of another pair
+// is not found when a device refuses the image.
+func (s Signing) check() error {
+	probe := []byte("probe")
+	signature, err := bundle.SignText(s.private, s.password, probe, "", "")
+	if err != nil {
+		return hint.Errorf("the password is taken from APIMAGE_KEY_PASSWORD", "%s: %w", s.path, err)
+	}
+	if err := bundle.CheckSignature([]string{s.Public}, probe, signature); err != nil {
+		return fmt.Errorf("the .pub file beside %s is not its public key", s.path)
+	}
+	return nil
 }
 
 func developmentKey(c *cache.Dir) (Signing, error) {

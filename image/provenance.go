@@ -59,11 +59,11 @@ func (b *build) attest(ctx context.Context, _ func(done, total int64, unit strin
 		if err != nil {
 			return err
 		}
-		if err := atomicfile.Write(filepath.Join(b.Out, b.imageName(f.name)), text, 0o644); err != nil {
+		if err := atomicfile.Write(part(filepath.Join(b.Out, b.imageName(f.name))), text, 0o644); err != nil {
 			return err
 		}
 	}
-	err = atomicfile.WriteFunc(filepath.Join(b.Out, b.imageName(licencesName)), 0o644, func(w io.Writer) error {
+	err = atomicfile.WriteFunc(part(filepath.Join(b.Out, b.imageName(licencesName))), 0o644, func(w io.Writer) error {
 		return writeLicences(w, texts, system, ramdisk)
 	})
 	if err != nil {
@@ -153,7 +153,7 @@ func (b *build) writeProvenance() error {
 		return err
 	}
 	for _, f := range b.products() {
-		digest, err := digestOf(f)
+		digest, err := digestOf(part(f))
 		if err != nil {
 			return err
 		}
@@ -168,10 +168,10 @@ func (b *build) writeProvenance() error {
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(b.provenancePath(), text, 0o644); err != nil {
+	if err := atomicfile.Write(part(b.provenancePath()), text, 0o644); err != nil {
 		return err
 	}
-	return atomicfile.Write(b.provenancePath()+signatureExt, signature, 0o644)
+	return atomicfile.Write(part(b.provenancePath()+signatureExt), signature, 0o644)
 }
 
 func signProvenance(private []byte, password string, s statement, text []byte) ([]byte, error) {
@@ -191,11 +191,7 @@ func (b *build) provenance() (s statement, err error) {
 		return s, fmt.Errorf("cannot read what the agent is made from: %w", err)
 	}
 	def.Internal = map[string]string{"go": info.GoVersion, "release": archive.Release, "compression": b.xzLevel()}
-	source, err := b.repo.sourceHash()
-	if err != nil {
-		return s, err
-	}
-	def.Dependencies = []resource{{Name: "app-platform", Digest: map[string]string{digestDir: source}}}
+	def.Dependencies = []resource{{Name: "app-platform", Digest: map[string]string{digestDir: b.source}}}
 	seen := map[string]bool{}
 	for _, p := range slices.Concat(b.Lock.sets()...) {
 		if seen[p.SHA256] {

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -59,10 +58,10 @@ func stampOf(path string) (stamp, error) {
 }
 
 // finish records what was made and removes what no build will ask for soon.
-func (b *build) finish(context.Context) (*Result, error) {
+func (b *build) finish() (*Result, error) {
 	r := &Result{}
 	rec := record{Key: b.keys.image, Stamps: map[string]stamp{}, Result: r, Kernel: b.kernel.Image}
-	r.Files = append(b.products(), b.provenancePath(), b.provenancePath()+signatureExt)
+	r.Files = b.allFiles()
 	for _, f := range r.Files {
 		s, err := stampOf(f)
 		if err != nil {
@@ -97,6 +96,11 @@ func (b *build) finish(context.Context) (*Result, error) {
 	b.cache.Keep("listings", 18)
 	b.cache.Keep("licences", 12)
 	return r, nil
+}
+
+// allFiles are the paths of everything that a build makes.
+func (p *Plan) allFiles() []string {
+	return append(p.products(), p.provenancePath(), p.provenancePath()+signatureExt)
 }
 
 // products are the paths of the finished files, but for the statement about them.

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"appplatform/bundle"
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/hint"
@@ -38,6 +40,10 @@ type Built struct {
 // genuine. The folder is replaced when everything is there; the same builds give
 // the same bytes.
 func Release(ctx context.Context, dir string, builds []Built) ([]string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
 	files, err := release(ctx, dir, builds)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the release: %w", err)
@@ -49,17 +55,21 @@ func release(ctx context.Context, dir string, builds []Built) ([]string, error) 
 	if len(builds) == 0 {
 		return nil, errors.New("internal error: no boards")
 	}
-	tmp := part(dir)
-	if err := os.RemoveAll(tmp); err != nil {
+	if err := checkReplaceable(dir); err != nil {
+		return nil, err
+	}
+	tmp := filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".part")
+	if err := os.RemoveAll(tmp); err != nil { // of an interrupted release
 		return nil, err
 	}
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(tmp) // What is published is not there any more.
+	first := builds[0].Plan
 	var list store.List
 	for _, b := range builds {
-		if first := builds[0].Plan; b.Plan.Label != first.Label || b.Plan.Signing.Public != first.Signing.Public {
+		if b.Plan.Label != first.Label || b.Plan.Signing.Public != first.Signing.Public {
 			return nil, errors.New("internal error: builds of different numbers or keys")
 		}
 		if err := ctx.Err(); err != nil {
@@ -73,16 +83,45 @@ func release(ctx context.Context, dir string, builds []Built) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, store.Name), text, 0o644); err != nil {
+	if err := atomicfile.Write(filepath.Join(tmp, store.Name), text, 0o644); err != nil {
 		return nil, err
 	}
-	if err := signSums(tmp, builds[0].Plan.Label, builds[0].Plan.Signing); err != nil {
+	if err := signSums(tmp, first.Label, first.Signing); err != nil {
+		return nil, err
+	}
+	// Whatever is wrong is found here and not by who fetches it.
+	if err := VerifyFolder(ctx, tmp, []string{first.Signing.Public}, nil); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
 		return nil, err
 	}
 	if err := replaceFolder(tmp, dir); err != nil {
 		return nil, err
 	}
 	return listFiles(dir)
+}
+
+// checkReplaceable wants a folder in the place of a release to be an older one, and
+// nothing besides.
+func checkReplaceable(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	sums, err := readSums(filepath.Join(dir, sumsName))
+	if err != nil {
+		return hint.Errorf("name a folder of its own", "%s is there and is not a release: %w", dir, err)
+	}
+	for _, e := range entries {
+		if _, listed := sums[e.Name()]; !listed && e.Name() != sumsName && e.Name() != sumsName+signatureExt {
+			return hint.Errorf("move it away, or name another folder", "%s has something that is not of a release: %s", dir, e.Name())
+		}
+	}
+	return nil
 }
 
 // release adds one board's files.
@@ -213,42 +252,55 @@ func signSums(dir, label string, key Signing) error {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(filepath.Join(dir, sumsName), []byte(sums.String()), 0o644),
-		os.WriteFile(filepath.Join(dir, sumsName+signatureExt), signature, 0o644))
+		atomicfile.Write(filepath.Join(dir, sumsName), []byte(sums.String()), 0o644),
+		atomicfile.Write(filepath.Join(dir, sumsName+signatureExt), signature, 0o644))
 }
 
-// replaceFolder puts a finished folder in the place of another one, which is
-// there whole until then. An interruption in between leaves the old one under its
-// name with .old behind it.
+// readSums reads a list of hashes, by name.
+func readSums(name string) (map[string]string, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	sums := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		sum, file, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		if !ok || filepath.Base(file) != file {
+			return nil, fmt.Errorf("%s: a line that says nothing: %q", name, line)
+		}
+		sums[file] = sum
+	}
+	return sums, nil
+}
+
+// replaceFolder puts a finished folder in the place of another one. They change
+// places at once, so that one of them is there whatever happens.
 func replaceFolder(from, to string) error {
-	old := to + ".old"
-	if err := os.RemoveAll(old); err != nil {
+	if err := atomicfile.SyncDir(from); err != nil {
 		return err
 	}
-	if err := os.Rename(to, old); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	err := os.Rename(from, to) // over nothing, or an empty folder
+	if errors.Is(err, os.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+		err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 	}
-	if err := os.Rename(from, to); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("cannot put the release into its place: %w", err)
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(to)); err != nil {
-		return err
-	}
-	return os.RemoveAll(old)
+	return atomicfile.SyncDir(filepath.Dir(to))
 }
 
 // A Finding is one file of a folder that was found to be whole.
 type Finding struct{ File, What string }
 
 // VerifyFolder checks everything that a build or a release has put into a folder,
-// and stops at the first thing that is wrong. found, if any, is told what is good
-// as soon as it is known.
+// and stops at the first thing that is wrong, or that nothing signed vouches for.
+// found, if any, is told what is good as soon as it is known.
 func VerifyFolder(ctx context.Context, dir string, keys []string, found func(Finding)) error {
 	files, err := listFiles(dir)
 	if err != nil {
 		return err
 	}
-	v := &folderVerifier{dir: dir, keys: keys, found: found, contents: map[string]Content{}}
+	v := &folderVerifier{dir: dir, keys: keys, found: found, vouched: map[string]bool{}, contents: map[string]Content{}}
 	return v.verify(ctx, files)
 }
 
@@ -256,6 +308,7 @@ type folderVerifier struct {
 	dir      string
 	keys     []string
 	found    func(Finding)
+	vouched  map[string]bool    // files whose hashes are in something signed
 	contents map[string]Content // of disks, by name without extension
 	checked  int
 }
@@ -270,6 +323,11 @@ func (v *folderVerifier) good(file, format string, args ...any) {
 func (v *folderVerifier) verify(ctx context.Context, files []string) error {
 	if slices.Contains(files, filepath.Join(v.dir, sumsName)) {
 		if err := v.sums(files); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if err := v.statement(ctx, file); err != nil {
 			return err
 		}
 	}
@@ -297,13 +355,9 @@ func (v *folderVerifier) sums(files []string) error {
 	if err := v.signature(name, text); err != nil {
 		return err
 	}
-	listed := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		sum, file, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
-		if !ok || filepath.Base(file) != file {
-			return fmt.Errorf("%s: a line that says nothing: %q", name, line)
-		}
-		listed[file] = sum
+	listed, err := readSums(name)
+	if err != nil {
+		return err
 	}
 	for _, file := range files {
 		base := filepath.Base(file)
@@ -318,11 +372,29 @@ func (v *folderVerifier) sums(files []string) error {
 		if sum, err := fileSum(file); err != nil || sum != want {
 			return errors.Join(fmt.Errorf("%s is not what %s says", file, sumsName), err)
 		}
+		v.vouched[base] = true
 	}
 	for file := range listed {
 		return fmt.Errorf("%s lists %s, which is missing", name, file)
 	}
 	v.good(name, "signed, and every file is as it says")
+	return nil
+}
+
+// statement checks what a build has said of its files, if this is it.
+func (v *folderVerifier) statement(ctx context.Context, file string) error {
+	board, ok := strings.CutSuffix(strings.TrimPrefix(filepath.Base(file), "app-platform-"), provenanceName)
+	if !ok {
+		return nil
+	}
+	subjects, err := verifyAttestations(ctx, v.dir, board, v.keys)
+	if err != nil {
+		return err
+	}
+	for _, name := range subjects {
+		v.vouched[name] = true
+	}
+	v.good(file, "signed, with the packages, files and licences of board %s", board)
 	return nil
 }
 
@@ -340,7 +412,12 @@ func (v *folderVerifier) signature(name string, text []byte) error {
 
 func (v *folderVerifier) file(ctx context.Context, file string) error {
 	base := filepath.Base(file)
-	switch ext := filepath.Ext(base); {
+	ext := filepath.Ext(base)
+	isDisk := ext == ".img" || slices.Contains(DiskFormats(), strings.TrimPrefix(ext, "."))
+	if (isDisk || base == store.Name || base == zipName) && !v.vouched[base] {
+		return hint.Errorf("name the file, to have its structure checked alone", "nothing that is signed says what %s is", file)
+	}
+	switch {
 	case ext == ".update":
 		m, err := VerifyUpdate(ctx, file, v.keys)
 		if err != nil {
@@ -360,17 +437,11 @@ func (v *folderVerifier) file(ctx context.Context, file string) error {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 		v.good(file, "of image %s for %s, signed", m.Label, m.Board)
-	case strings.HasSuffix(base, provenanceName):
-		board := strings.TrimSuffix(strings.TrimPrefix(base, "app-platform-"), provenanceName)
-		if err := VerifyAttestations(ctx, v.dir, board, v.keys); err != nil {
-			return err
-		}
-		v.good(file, "signed, with the packages, files and licences of board %s", board)
 	case base == store.Name:
 		return v.store(file)
 	case base == zipName:
 		return v.zip(file)
-	case ext == ".img" || slices.Contains(DiskFormats(), strings.TrimPrefix(ext, ".")):
+	case isDisk:
 		return v.disk(file)
 	}
 	return nil

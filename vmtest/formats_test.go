@@ -24,7 +24,7 @@ func TestFormats(t *testing.T) {
 	}{
 		{"qcow2", "qcow2", vmtest.Disk{Controller: vmtest.VirtioSCSI}, ""}, // Proxmox
 		{"vhdx", "vhdx", vmtest.Disk{Controller: vmtest.IDE}, ""},          // Hyper-V, generation 1
-		{"vhd", "vpc", vmtest.Disk{Controller: vmtest.AHCI}, ""},           // Azure, VirtualBox
+		{"vhd", "vpc", vmtest.Disk{Controller: vmtest.AHCI}, ""},           // VirtualBox
 		{"ova", "vmdk", vmtest.Disk{Controller: vmtest.PVSCSI}, "vmxnet3"}, // VMware
 	} {
 		t.Run(test.extension, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"appplatform/boards"
 	"appplatform/image"
+	"appplatform/internal/cache"
 )
 
 var releaseCommand = command{
@@ -23,6 +24,7 @@ an earlier release (its folder, or any with the BOARDs' .lock files).`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
 		var f buildFlags
 		f.register(flags)
+		flags.Lookup("out").Usage = "`folder` for the release, by default out/release/LABEL; an older release there is replaced"
 		locks := flags.String("locks", "", "`folder` with app-platform-BOARD.lock files to build from")
 		return func(ctx context.Context, a *app, names []string) error {
 			if f.locked != "" {
@@ -43,14 +45,19 @@ an earlier release (its folder, or any with the BOARDs' .lock files).`,
 }
 
 // release builds the boards one after the other and collects what they have made.
-// The builds lie beside the releases, so that they do not replace those of
-// out/BOARD and the next release has what is left of them.
+// The builds lie below out/release, so that they do not replace those of out/BOARD
+// and the next release has what is left of them; one release at a time uses them.
 func (f *buildFlags) release(ctx context.Context, a *app, repo, locks string, names []string) error {
-	folder := filepath.Join(repo, "out", "release")
-	if f.out != "" {
-		folder = filepath.Dir(filepath.Clean(f.out))
+	folder, out := filepath.Join(repo, "out", "release"), f.out
+	c, err := cache.Default()
+	if err != nil {
+		return err
 	}
-	out := f.out
+	unlock, err := c.Lock("release-"+cache.Key(folder), func() { fmt.Fprintln(a.stderr, "waiting for another release of this checkout") })
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	var built []image.Built
 	for _, name := range names {
 		one := *f

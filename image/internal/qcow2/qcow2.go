@@ -53,10 +53,22 @@ type header struct {
 	AutoClear     uint64
 	RefOrder      uint32 // refcounts have 1 << RefOrder bits
 	Length        uint32
-	ExtensionEnd  uint64 // an empty header extension ends their list
+	// Readers skip header extensions that they do not know.
+	Extension       uint32
+	ExtensionLength uint32
+	ID              [16]byte
+	ExtensionEnd    uint64 // an empty one ends their list
 }
 
-const headerLength = 104
+const (
+	headerLength = 104
+	// idExtension is the type of the header extension with the ID of the content.
+	// It is of own making: plain clusters have no checksum, and the format has no
+	// other place for one.
+	idExtension = 0x41505049 // "APPI"
+	// maxSize follows from the largest L1 table that QEMU takes, 32 MiB.
+	maxSize = 32 << 20 / 8 * l2Entries * ClusterSize
+)
 
 // A layout is where the tables are, which follows from the size of the disk and
 // the length of its data.
@@ -88,13 +100,14 @@ func plan(size, first, tables int64) layout {
 	}
 }
 
-func (l layout) header(size int64) []byte {
+func (l layout) header(size int64, id [16]byte) []byte {
 	var b bytes.Buffer
 	_ = binary.Write(&b, binary.BigEndian, header{ // A buffer takes everything.
 		Magic: 0x514649fb, Version: 3, ClusterBits: clusterBits, Size: uint64(size),
 		L1Size: uint32(l.l1Entries), L1Offset: uint64(l.l1 * ClusterSize),
 		RefOffset: uint64(l.refRoot * ClusterSize), RefClusters: uint32(l.refRootSize),
 		RefOrder: 4, Length: headerLength,
+		Extension: idExtension, ExtensionLength: uint32(len(id)), ID: id,
 	})
 	return append(b.Bytes(), make([]byte, ClusterSize-b.Len())...)
 }

@@ -14,6 +14,7 @@ import (
 type Reader struct {
 	r      io.ReaderAt
 	size   int64
+	id     [16]byte
 	layout layout
 	root   []uint64
 	refs   []byte
@@ -40,11 +41,14 @@ func (v *Reader) open(size int64) error {
 	if _, err := binary.Decode(start, binary.BigEndian, &h); err != nil {
 		return err
 	}
-	v.size = int64(h.Size)
+	if h.Size == 0 || h.Size%SectorSize != 0 || h.Size > maxSize {
+		return fmt.Errorf("a disk of %d bytes", h.Size)
+	}
+	v.size, v.id = int64(h.Size), h.ID
 	clusters := size / ClusterSize
 	entries := ceil(v.size, ClusterSize*l2Entries)
-	if v.size <= 0 || v.size%SectorSize != 0 || entries*8 > size {
-		return fmt.Errorf("a disk of %d bytes", v.size)
+	if entries*8 > size {
+		return fmt.Errorf("a disk of %d bytes in a file of %d: it may be cut off", v.size, size)
 	}
 	// The L1 table says how many L2 tables there are, and with that the layout
 	// follows.
@@ -62,7 +66,7 @@ func (v *Reader) open(size int64) error {
 		}
 	}
 	v.layout = plan(v.size, int64(h.L1Offset)/ClusterSize-tables, tables)
-	if v.layout.l2 < 1 || !bytes.Equal(start, v.layout.header(v.size)) {
+	if v.layout.l2 < 1 || !bytes.Equal(start, v.layout.header(v.size, v.id)) {
 		return errors.New("the header is damaged")
 	}
 	if v.layout.end != clusters {
@@ -161,8 +165,13 @@ func (v *Reader) checkGap(from, to int64) error {
 	return nil
 }
 
-// CheckID has nothing to compare: the format has no IDs.
-func (v *Reader) CheckID([16]byte) error { return nil }
+// CheckID compares the ID in the header with the one that Close was given.
+func (v *Reader) CheckID(id [16]byte) error {
+	if v.id != id {
+		return errors.New("its content is not that of its ID: one of them has changed")
+	}
+	return nil
+}
 
 // cluster reads the cluster of an L2 entry, which has to be where the writer
 // would have put it.

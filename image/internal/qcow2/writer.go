@@ -20,8 +20,7 @@ type Writer struct {
 
 // NewWriter begins a disk of so many bytes, a multiple of 512.
 func NewWriter(f io.WriterAt, size int64) (*Writer, error) {
-	// An L1 table of 32 MiB is the largest that QEMU takes.
-	if size <= 0 || size%SectorSize != 0 || size > 32<<20/8*l2Entries*ClusterSize {
+	if size <= 0 || size%SectorSize != 0 || size > maxSize {
 		return nil, fmt.Errorf("cannot write a qcow2 of %d bytes: not a positive multiple of %d, or too large", size, SectorSize)
 	}
 	return &Writer{
@@ -74,8 +73,9 @@ func (w *Writer) count(cluster int64) {
 	w.refs[cluster]++
 }
 
-// Close writes the tables and, as the last thing, the header.
-func (w *Writer) Close() error {
+// Close writes the tables and, as the last thing, the header. id is derived from
+// the content: the same for the same disk.
+func (w *Writer) Close(id [16]byte) error {
 	var tables int64
 	for _, t := range w.tables {
 		if t != nil {
@@ -99,7 +99,7 @@ func (w *Writer) Close() error {
 		w.write(l.l1, encode64(root)),
 		w.write(l.refBlocks, w.refBlocks(l)),
 		w.write(l.refRoot, encode64(l.refTable())),
-		w.write(0, l.header(w.size)))
+		w.write(0, l.header(w.size, id)))
 }
 
 // write writes whole clusters, filled up with zeros.

@@ -77,7 +77,7 @@ func (c *converter) newWriter(o Output) (writer, error) {
 	case QCOW2:
 		c.deflate = true
 		w, err := qcow2.NewWriter(o.File, c.size)
-		return writer{func(k *chunk) error { return w.WriteCluster(k.index, k.data, k.deflated) }, func(ID) error { return w.Close() }}, err
+		return writer{func(k *chunk) error { return w.WriteCluster(k.index, k.data, k.deflated) }, func(id ID) error { return w.Close(id.short()) }}, err
 	case VMDK:
 		c.deflate = true
 		w, err := vmdk.NewWriter(o.File, o.Name, c.size)
@@ -159,7 +159,8 @@ func (c *converter) run(ctx context.Context) (ID, error) {
 		id, err = c.write(ctx, ordered)
 		return err
 	})
-	return id, group.Wait()
+	err := group.Wait()
+	return id, err
 }
 
 // work finds the chunks of a job that are not all zeros.

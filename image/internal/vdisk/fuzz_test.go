@@ -26,6 +26,7 @@ func FuzzVerify(f *testing.F) {
 		f.Add(uint8(len(sound)-1), uint16(0), []byte{})
 	}
 	f.Add(uint8(0), uint16(0), fuzzing.Edit(24, "\xff\xff\xff\xff\xff\xff\xff\xff"))
+	f.Add(uint8(0), uint16(0), fuzzing.Edit(24, "\x7f\xff\xff\xff\xff\xff\xfe\x00"))
 	f.Add(uint8(1), uint16(0), fuzzing.Edit(12, "\xff\xff\xff\xff\xff\xff\xff\x00"))
 	f.Add(uint8(2), uint16(0x2000>>4), fuzzing.Edit(0, "\xff\xff\xff\xff\xff\xff\xff\x7f"))
 	f.Add(uint8(3), uint16(0), fuzzing.Edit(48, "\x7f\xff\xff\xff\xff\xff\xff\x00"))

@@ -26,7 +26,7 @@ const (
 	QCOW2 Format = "qcow2" // QEMU, KVM, Proxmox
 	VMDK  Format = "vmdk"  // VMware, VirtualBox: streamOptimized
 	VHDX  Format = "vhdx"  // Hyper-V: dynamic
-	VHD   Format = "vhd"   // older Hyper-V, Azure: dynamic
+	VHD   Format = "vhd"   // older Hyper-V, VirtualBox: dynamic
 )
 
 // Formats are all of them.

@@ -1,5 +1,5 @@
-// Package vhd writes and reads dynamic VHD disks, the format of Virtual PC,
-// older Hyper-V and Azure.
+// Package vhd writes and reads dynamic VHD disks, the format of Virtual PC and
+// older Hyper-V.
 //
 // The format is that of Microsoft's "Virtual Hard Disk Image Format
 // Specification" (version 1.0, 2006), whose names are used here. All numbers
