@@ -39,13 +39,13 @@ func attested(t *testing.T) *build {
 	put(t, b.kernel.Image, "kernel")
 	put(t, b.kernel.Config, "CONFIG_A=y\n")
 	for _, f := range b.products() {
-		put(t, f, "content of "+filepath.Base(f))
+		put(t, part(f), "content of "+filepath.Base(f))
 	}
 	lock, err := l.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, filepath.Join(b.Out, b.imageName(".lock")), string(lock))
+	put(t, part(filepath.Join(b.Out, b.imageName(".lock"))), string(lock))
 
 	file := func(system, path string, from rootfs.Origin) listed {
 		return listed{sbom.File{System: system, Path: path, SHA1: strings.Repeat("0a", 20), SHA256: strings.Repeat("0b", 32)}, from}
@@ -67,7 +67,26 @@ func attested(t *testing.T) *build {
 	if err := b.attest(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.publish(); err != nil {
+		t.Fatal(err)
+	}
 	return b
+}
+
+// attestAgain makes a statement about files that were changed.
+func attestAgain(t *testing.T, b *build) {
+	t.Helper()
+	for _, f := range b.products() {
+		if err := os.Rename(f, part(f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.writeProvenance(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publish(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func keep(t *testing.T, c *cache.Dir, name string, v any) {
@@ -162,9 +181,7 @@ func TestVerifyAttestationsRefuses(t *testing.T) {
 			b := attested(t)
 			c.change(t, b)
 			if c.sign {
-				if err := b.writeProvenance(); err != nil {
-					t.Fatal(err)
-				}
+				attestAgain(t, b)
 			}
 			err := VerifyAttestations(t.Context(), b.Out, "vm", []string{b.Signing.Public})
 			if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -12,7 +12,7 @@ import (
 
 // board is a board.json that Load accepts.
 const board = `{"description": "test", "arch": "amd64", "scheme": "gpt", "boot": "grub", "disk": "16 GiB",
- "memory": "512 MiB", "rootfs_limit": "200 MiB", "ramdisk_limit": "40 MiB"}`
+ "memory": "512 MiB", "rootfs_limit": "200 MiB", "ramdisk_limit": "40 MiB", "platform": "vm", "devices": ["VM"]}`
 
 // checkout makes a small repository.
 func checkout(t *testing.T) string {
@@ -88,7 +88,8 @@ func plan(t *testing.T, o Options) *Plan {
 }
 
 // TestKeys changes one thing each and looks at what would be made anew. The
-// system lists what kernel and ramdisk are made from.
+// system lists what kernel and ramdisk are made from, and the statement about the
+// image tells the whole source.
 func TestKeys(t *testing.T) {
 	const all = "agent kernel ramdisk rootfs image"
 	for _, c := range []struct {
@@ -114,12 +115,12 @@ func TestKeys(t *testing.T) {
 		{"test of the agent", file("agent/agent_test.go", "package agent // new\n"), ""},
 		{"options of all kernels", file("boards/common.config", "CONFIG_A=n\n"), "kernel rootfs image"},
 		{"options of the board's kernel", file("boards/vm/kernel.config", "CONFIG_B=n\n"), "kernel rootfs image"},
-		{"another board", file("boards/other/kernel.config", "CONFIG_C=n\n"), ""},
-		{"another board's packages", file("boards/other/packages", "ed\n"), ""},
-		{"another board's overlay", file("boards/other/overlay/etc/x", "x\n"), ""},
+		{"another board", file("boards/other/kernel.config", "CONFIG_C=n\n"), "image"},
+		{"another board's packages", file("boards/other/packages", "ed\n"), "image"},
+		{"another board's overlay", file("boards/other/overlay/etc/x", "x\n"), "image"},
 		{"licence", file("LICENSE", "x\n"), "rootfs image"},
 		{"README", file("README.md", "x\n"), ""},
-		{"code of the builder", file("rootfs/rootfs.go", "package rootfs // new\n"), ""}, // It counts once it is compiled.
+		{"code of the builder", file("rootfs/rootfs.go", "package rootfs // new\n"), "image"}, // For the rest it counts once it is compiled.
 		{"label", func(_ *testing.T, _ string, o *Options) { o.Label = "160002" }, "ramdisk rootfs image"},
 		{"draft", func(_ *testing.T, _ string, o *Options) { o.Draft = true }, "ramdisk image"},
 		{"package of the system", func(_ *testing.T, _ string, o *Options) { o.Lock.System = append(o.Lock.System, pkg("vim")) }, "rootfs image"},
