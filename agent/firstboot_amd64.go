@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -9,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/firstboot"
+	"appplatform/agent/internal/netconf"
 	"appplatform/internal/smallfile"
 )
 
@@ -18,11 +21,14 @@ func (m Machine) vmChannels(media []medium) []firstboot.Channel {
 	cd := func(one medium) bool { return one.fstype == "iso9660" }
 	vmware := sync.OnceValue(m.vmware)
 	cidata := func(one medium) bool { return strings.EqualFold(one.label, firstboot.NoCloudLabel) }
+	noCloud := func(disk fs.FS) (*firstboot.Document, []string, error) {
+		return firstboot.FromNoCloud(disk, func() (net.HardwareAddr, error) { return netconf.FirstMAC(m.Root) })
+	}
 	return []firstboot.Channel{
 		{Name: firstboot.OVF, Read: m.fromMedia(media, cd, firstboot.FromOVF)},
 		{Name: firstboot.OVF, Read: fromVMware(vmware, firstboot.FromGuestOVF)},
 		{Name: firstboot.Guestinfo, Read: fromVMware(vmware, firstboot.FromGuestinfo)},
-		{Name: firstboot.NoCloud, Read: m.fromMedia(media, cidata, firstboot.FromNoCloud)},
+		{Name: firstboot.NoCloud, Read: m.fromMedia(media, cidata, noCloud)},
 		{Name: firstboot.SMBIOS, Read: func() (*firstboot.Document, []string, error) { return firstboot.FromSMBIOS(sys) }},
 		{Name: firstboot.FwCfg, Read: func() (*firstboot.Document, []string, error) { return firstboot.FromFwCfg(sys) }},
 		{Name: firstboot.KVP, Read: m.fromHyperV},
