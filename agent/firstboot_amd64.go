@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -73,25 +74,26 @@ func (m Machine) fromHyperV() (*firstboot.Document, []string, error) {
 		return nil, nil, nil // The service is switched off, or the daemon runs.
 	}
 	defer unix.Close(fd)
-	return firstboot.FromKVP(kvpDevice(fd))
+	return firstboot.FromKVP(kvpDevice{fd, time.Now()})
 }
 
 // A kvpDevice is an open /dev/vmbus/hv_kvp.
-type kvpDevice int
+type kvpDevice struct {
+	fd     int
+	opened time.Time
+}
 
-// kvpQuiet is how long the host says nothing when it has said all, in
-// milliseconds.
-const kvpQuiet = 1000
-
-func (d kvpDevice) Read(b []byte) (int, error) {
+func (d kvpDevice) Read(b []byte, patience time.Duration) (int, error) {
+	end := d.Now() + patience
 	for {
-		fds := []unix.PollFd{{Fd: int32(d), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, kvpQuiet)
+		left := max(0, end-d.Now())
+		fds := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
 		if err == nil && n == 0 {
 			return 0, nil
 		}
 		if err == nil {
-			n, err = unix.Read(int(d), b)
+			n, err = unix.Read(d.fd, b)
 		}
 		if err == nil {
 			return n, nil
@@ -102,4 +104,6 @@ func (d kvpDevice) Read(b []byte) (int, error) {
 	}
 }
 
-func (d kvpDevice) Write(b []byte) (int, error) { return unix.Write(int(d), b) }
+func (d kvpDevice) Write(b []byte) (int, error) { return unix.Write(d.fd, b) }
+
+func (d kvpDevice) Now() time.Duration { return time.Since(d.opened) }
