@@ -1,15 +1,20 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/diskfs/go-diskfs"
+	diskfsdisk "github.com/diskfs/go-diskfs/disk"
+	"github.com/diskfs/go-diskfs/filesystem"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -518,6 +523,60 @@ func TestMedia(t *testing.T) {
 	want := map[string]string{"sdb1": "vfat<nil>", "sdc": "cannot read /dev/sdc: input/output error", "sde": "cannot read /dev/sde: input/output error"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the media differ (-want +got):\n%s", diff)
+	}
+}
+
+// Windows writes a label into the root folder only, which blkid knows, too.
+func TestProbeMedium(t *testing.T) {
+	dir := t.TempDir()
+	fat32 := filepath.Join(dir, "fat32")
+	d, err := diskfs.Create(fat32, 64<<20, diskfs.SectorSizeDefault)
+	must(t, err)
+	_, err = d.CreateFilesystem(diskfsdisk.FilesystemSpec{FSType: filesystem.TypeFat32, VolumeLabel: "CIDATA"})
+	must(t, err)
+	must(t, d.Close())
+	f, err := os.OpenFile(fat32, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("NO NAME    "), 71)
+	must(t, errors.Join(err, f.Close()))
+
+	// 512 bytes in a sector, 4 sectors in a cluster, 1 reserved, 2 tables of 32, 512
+	// entries in the root folder, 16384 sectors.
+	fat16 := make([]byte, 8<<20)
+	copy(fat16, "\xeb\x3c\x90MSWIN4.1\x00\x02\x04\x01\x00\x02\x00\x02\x00\x40\xf8\x20\x00")
+	copy(fat16[36:], "\x80\x00\x29\x01\x02\x03\x04NO NAME    FAT16   ")
+	fat16[510], fat16[511] = 0x55, 0xaa
+	root := fat16[(1+2*32)*512:]
+	copy(root, "\xe5LD        \x08")
+	copy(root[32:], "Ac\x00i\x00d\x00a\x00t\x00\x0f") // a long name
+	copy(root[64:], "FILE    TXT\x20")
+	copy(root[96:], "cidata     \x08")
+	must(t, os.WriteFile(filepath.Join(dir, "fat16"), fat16, 0o600))
+	copy(root[96:], strings.Repeat("\x00", 12))
+	copy(fat16[43:], "STICK      ")
+	must(t, os.WriteFile(filepath.Join(dir, "old"), fat16, 0o600))
+
+	for name, want := range map[string]string{"fat32": "CIDATA", "fat16": "cidata", "old": "STICK"} {
+		path := filepath.Join(dir, name)
+		if fstype, label, err := probeMedium(path); fstype != "vfat" || label != want || err != nil {
+			t.Errorf("probeMedium(%s) = %q, %q, %v; want %q", name, fstype, label, err, want)
+		}
+		tag := map[bool]string{true: "LABEL_FATBOOT", false: "LABEL"}[name == "old"]
+		out, err := exec.Command(lookPath(t, "blkid"), "-p", "-s", tag, "-o", "value", path).Output()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("blkid of %s: %q, %v; want %q", name, out, err, want)
+		}
+	}
+}
+
+// What does not apply is not named without end.
+func TestFirstBootTitle(t *testing.T) {
+	few, many := FirstBootPlan{Ignored: []string{"a", "b"}}, FirstBootPlan{Ignored: strings.Split(strings.Repeat("x,", 99)+"x", ",")}
+	if got := few.Title(); !strings.HasSuffix(got, "left out: a, b") {
+		t.Errorf("Title() = %q", got)
+	}
+	if got := many.Title(); !strings.HasSuffix(got, ", x and 80 more") || strings.Count(got, "x,") != mostIgnored-1 {
+		t.Errorf("Title() = %q", got)
 	}
 }
 
