@@ -144,7 +144,7 @@ func TestFirstBootInstall(t *testing.T) {
 }
 
 // The power fails while it is being stored: after any number of files, also between the two
-// of a host name, and behind the record, before the installation ends. Memory is gone,
+// of a host name or of a time zone, and behind the record, before the installation ends. Memory is gone,
 // and the next start does the rest.
 func TestFirstBootSurvivesPowerCut(t *testing.T) {
 	whole := newMachine(t, "sda", 4*partitions.GiB)
@@ -153,6 +153,8 @@ func TestFirstBootSurvivesPowerCut(t *testing.T) {
 	must(t, FirstBoot(t.Context(), whole.Machine))
 	must(t, Start(t.Context(), whole.Machine, nobody{}))
 	stored := whole.upper()
+	const zone = "/usr/share/zoneinfo/Europe/Berlin"
+	stored["localtime"] = zone
 	names := slices.Sorted(maps.Keys(stored))
 	if !slices.Contains(names, "hosts") || !slices.Contains(names, "timezone") || names[0] != firstboot.RecordFile {
 		t.Fatalf("the files are %v", names)
@@ -167,8 +169,16 @@ func TestFirstBootSurvivesPowerCut(t *testing.T) {
 		must(t, err)
 		i := slices.IndexFunc(steps, func(s Step) bool { _, store := s.(storeFirstBoot); return store })
 		must(t, Apply(t.Context(), m.Machine, steps[:i]))
+		upper := m.path("content/mnt/sda2/" + etcUpper)
 		for _, name := range names[:n] {
-			writeFiles(t, m.path("content/mnt/sda2/"+etcUpper), map[string]string{name: stored[name]})
+			if name == "localtime" {
+				must(t, os.Symlink(zone, filepath.Join(upper, name)))
+			} else {
+				writeFiles(t, upper, map[string]string{name: stored[name]})
+			}
+		}
+		if n < len(names) && names[n] == "localtime" {
+			must(t, os.Symlink("/cut/off", filepath.Join(upper, ".localtime.new")))
 		}
 		m.start()
 		m.fresh(true)
@@ -180,6 +190,9 @@ func TestFirstBootSurvivesPowerCut(t *testing.T) {
 		must(t, Start(t.Context(), m.Machine, nobody{}))
 		m.checkInstalled(fmt.Sprintf("power cut after %d files", n))
 		m.wantStored(fmt.Sprintf("power cut after %d files", n))
+		if link, err := os.Readlink(filepath.Join(upper, "localtime")); link != zone {
+			t.Errorf("after %d files localtime leads to %q, %v", n, link, err)
+		}
 	}
 }
 
