@@ -60,8 +60,8 @@ func PlanFirstBoot(ctx context.Context, m Machine) (FirstBootPlan, error) {
 // firstBootChannels are all channels, the one that decides first: who is there
 // with a stick in his hand comes before the disk, and that before the hypervisor.
 func (m Machine) firstBootChannels(own disk) []firstboot.Channel {
-	media := m.media(own)
-	stick := func(one medium) bool { return one.usb && one.fstype == "vfat" }
+	media := m.media(own, probeMedium, probePatience)
+	stick := func(one medium) bool { return one.usb && (one.fstype == "vfat" || one.err != nil) }
 	return append([]firstboot.Channel{
 		{Name: firstboot.USB, Read: m.fromMedia(media, stick, firstboot.FromFile)},
 		{Name: firstboot.SDA1, Read: m.fromBoot(own)},
@@ -82,17 +82,22 @@ func (m Machine) planOffer(offer firstboot.Offer) (FirstBootPlan, error) {
 	if err != nil {
 		return FirstBootPlan{}, withHint("remove that file, and what is offered is applied once more", "%w", err)
 	}
-	if plan.Applied = record.Knows(offer); plan.Applied {
+	news := record.News(offer.Channel, settings)
+	if plan.Applied = news.Empty(); plan.Applied {
 		return plan, nil
 	}
 	before, _ := netconf.Load(m.Root) // Settings that cannot be read are replaced.
-	for _, c := range settings.Changes(firstboot.Place{Etc: m.path("etc"), Network: before}) {
+	changes, err := news.Changes(firstboot.Place{Etc: m.path("etc"), Network: before})
+	if err != nil {
+		return FirstBootPlan{}, m.refused(offer.Channel, err)
+	}
+	for _, c := range changes {
 		plan.Steps = append(plan.Steps, firstBootChange{c})
 	}
 	if m.Ramdisk {
 		plan.Steps = append(plan.Steps, keepFirstBoot{offer})
 	}
-	plan.Steps = append(plan.Steps, recordFirstBoot{record, offer})
+	plan.Steps = append(plan.Steps, recordFirstBoot{record, offer.Channel, settings})
 	return plan, nil
 }
 
@@ -112,13 +117,19 @@ func FirstBoot(ctx context.Context, m Machine) error {
 	err := m.applyFirstBoot(ctx)
 	_ = os.Remove(m.path(refusedFile)) // Of an earlier attempt, if there was any.
 	if err != nil {
-		m.Log.Printf("%s", Explain(err))
-		err = errors.Join(err, m.writeFlag(refusedFile), os.WriteFile(m.path(refusedFile), []byte(Explain(err)+"\n"), 0o644))
+		err = errors.Join(err, m.reportRefused(err))
 	}
 	if m.Kernel.Mounted("/" + dataDir) {
 		err = errors.Join(err, m.Log.Append(m.path(filepath.Join(dataDir, InstallLog))))
 	}
 	return err
+}
+
+// reportRefused says on the consoles, and in the state of the machine, why a
+// configuration was not applied.
+func (m Machine) reportRefused(why error) error {
+	m.Log.Printf("%s", Explain(why))
+	return errors.Join(m.writeFlag(refusedFile), os.WriteFile(m.path(refusedFile), []byte(Explain(why)+"\n"), 0o644))
 }
 
 func (m Machine) applyFirstBoot(ctx context.Context) error {
@@ -130,11 +141,17 @@ func (m Machine) applyFirstBoot(ctx context.Context) error {
 	return Apply(ctx, m, plan.Steps)
 }
 
+// mostIgnored is how much of what does not apply is named: a serial console is slow.
+const mostIgnored = 20
+
 // Title says where the configuration is from and what of it does not apply.
 func (p FirstBootPlan) Title() string {
 	text := "first-boot configuration of " + p.Channel
-	if len(p.Ignored) > 0 {
-		text += "\nwhat does not apply is left out: " + strings.Join(p.Ignored, ", ")
+	if n := len(p.Ignored); n > 0 {
+		text += "\nwhat does not apply is left out: " + strings.Join(p.Ignored[:min(n, mostIgnored)], ", ")
+		if n > mostIgnored {
+			text += fmt.Sprintf(" and %d more", n-mostIgnored)
+		}
 	}
 	return text
 }
@@ -162,14 +179,15 @@ func (s keepFirstBoot) Do(_ context.Context, m Machine) error {
 
 // recordFirstBoot comes last: a power cut before it makes all of it again.
 type recordFirstBoot struct {
-	before firstboot.Record
-	offer  firstboot.Offer
+	before   firstboot.Record
+	channel  string
+	settings firstboot.Settings
 }
 
 func (recordFirstBoot) String() string { return "remember that it was applied" }
 
 func (s recordFirstBoot) Do(_ context.Context, m Machine) error {
-	return m.evenFull(func() error { return s.before.Save(m.path("etc"), s.offer, time.Now()) })
+	return m.evenFull(func() error { return s.before.Save(m.path("etc"), s.channel, s.settings, time.Now()) })
 }
 
 // pendingFirstBoot is what an installation has to store on sda2, if anything.
@@ -186,7 +204,9 @@ func (m Machine) pendingFirstBoot() (offer firstboot.Offer, found bool) {
 
 // storeFirstBoot brings to sda2 what the ramdisk was told, in the places where
 // the installed system looks. What was applied there before is not again: the
-// image may have been written over a machine that was in use.
+// image may have been written over a machine that was in use. What cannot be
+// stored does not keep a machine from being installed: the system tries again, and
+// tells people why.
 type storeFirstBoot struct{ offer firstboot.Offer }
 
 func (s storeFirstBoot) String() string {
@@ -194,7 +214,10 @@ func (s storeFirstBoot) String() string {
 }
 
 func (s storeFirstBoot) Do(_ context.Context, m Machine) error {
-	return m.evenFull(func() error { return s.store(m) })
+	if err := m.evenFull(func() error { return s.store(m) }); err != nil {
+		return m.reportRefused(err)
+	}
+	return nil
 }
 
 func (s storeFirstBoot) store(m Machine) error {
@@ -202,10 +225,6 @@ func (s storeFirstBoot) store(m Machine) error {
 	record, err := firstboot.LoadRecord(upper)
 	if err != nil {
 		m.Log.Printf("%v", err) // It is begun anew.
-	}
-	if record.Knows(s.offer) {
-		m.Log.Printf("it was applied before")
-		return nil
 	}
 	zones, err := os.ReadFile(m.path(zoneTable))
 	if err != nil && s.offer.Document.Timezone != "" {
@@ -215,17 +234,26 @@ func (s storeFirstBoot) store(m Machine) error {
 	if err != nil {
 		return m.refused(s.offer.Channel, err)
 	}
+	news := record.News(s.offer.Channel, settings)
+	if news.Empty() {
+		m.Log.Printf("it was applied before")
+		return nil
+	}
 	before, err := netconf.LoadFile(filepath.Join(upper, filepath.Base(netconf.File)))
 	if err != nil {
 		before, _ = netconf.Load(m.Root)
 	}
-	for _, c := range settings.Changes(firstboot.Place{Etc: upper, Base: m.path("etc"), Network: before}) {
+	changes, err := news.Changes(firstboot.Place{Etc: upper, Base: m.path("etc"), Network: before})
+	if err != nil {
+		return m.refused(s.offer.Channel, err)
+	}
+	for _, c := range changes {
 		m.Log.Printf("%v", c)
 		if err := c.Do(); err != nil {
 			return err
 		}
 	}
-	if err := record.Save(upper, s.offer, time.Now()); err != nil {
+	if err := record.Save(upper, s.offer.Channel, settings, time.Now()); err != nil {
 		return err
 	}
 	return m.syncData()

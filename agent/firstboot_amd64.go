@@ -2,13 +2,17 @@ package agent
 
 import (
 	"fmt"
+	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/firstboot"
+	"appplatform/agent/internal/netconf"
 	"appplatform/internal/smallfile"
 )
 
@@ -18,11 +22,14 @@ func (m Machine) vmChannels(media []medium) []firstboot.Channel {
 	cd := func(one medium) bool { return one.fstype == "iso9660" }
 	vmware := sync.OnceValue(m.vmware)
 	cidata := func(one medium) bool { return strings.EqualFold(one.label, firstboot.NoCloudLabel) }
+	noCloud := func(disk fs.FS) (*firstboot.Document, []string, error) {
+		return firstboot.FromNoCloud(disk, func() (net.HardwareAddr, error) { return netconf.FirstMAC(m.Root) })
+	}
 	return []firstboot.Channel{
 		{Name: firstboot.OVF, Read: m.fromMedia(media, cd, firstboot.FromOVF)},
 		{Name: firstboot.OVF, Read: fromVMware(vmware, firstboot.FromGuestOVF)},
 		{Name: firstboot.Guestinfo, Read: fromVMware(vmware, firstboot.FromGuestinfo)},
-		{Name: firstboot.NoCloud, Read: m.fromMedia(media, cidata, firstboot.FromNoCloud)},
+		{Name: firstboot.NoCloud, Read: m.fromMedia(media, cidata, noCloud)},
 		{Name: firstboot.SMBIOS, Read: func() (*firstboot.Document, []string, error) { return firstboot.FromSMBIOS(sys) }},
 		{Name: firstboot.FwCfg, Read: func() (*firstboot.Document, []string, error) { return firstboot.FromFwCfg(sys) }},
 		{Name: firstboot.KVP, Read: m.fromHyperV},
@@ -67,25 +74,26 @@ func (m Machine) fromHyperV() (*firstboot.Document, []string, error) {
 		return nil, nil, nil // The service is switched off, or the daemon runs.
 	}
 	defer unix.Close(fd)
-	return firstboot.FromKVP(kvpDevice(fd))
+	return firstboot.FromKVP(kvpDevice{fd, time.Now()})
 }
 
 // A kvpDevice is an open /dev/vmbus/hv_kvp.
-type kvpDevice int
+type kvpDevice struct {
+	fd     int
+	opened time.Time
+}
 
-// kvpQuiet is how long the host says nothing when it has said all, in
-// milliseconds.
-const kvpQuiet = 1000
-
-func (d kvpDevice) Read(b []byte) (int, error) {
+func (d kvpDevice) Read(b []byte, patience time.Duration) (int, error) {
+	end := d.Now() + patience
 	for {
-		fds := []unix.PollFd{{Fd: int32(d), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, kvpQuiet)
+		left := max(0, end-d.Now())
+		fds := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(left.Milliseconds())+1)
 		if err == nil && n == 0 {
 			return 0, nil
 		}
 		if err == nil {
-			n, err = unix.Read(int(d), b)
+			n, err = unix.Read(d.fd, b)
 		}
 		if err == nil {
 			return n, nil
@@ -96,4 +104,6 @@ func (d kvpDevice) Read(b []byte) (int, error) {
 	}
 }
 
-func (d kvpDevice) Write(b []byte) (int, error) { return unix.Write(int(d), b) }
+func (d kvpDevice) Write(b []byte) (int, error) { return unix.Write(d.fd, b) }
+
+func (d kvpDevice) Now() time.Duration { return time.Since(d.opened) }

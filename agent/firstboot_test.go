@@ -1,13 +1,22 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/diskfs/go-diskfs"
+	diskfsdisk "github.com/diskfs/go-diskfs/disk"
+	"github.com/diskfs/go-diskfs/filesystem"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/firstboot"
 	"appplatform/agent/internal/netconf"
@@ -134,39 +143,91 @@ func TestFirstBootInstall(t *testing.T) {
 	}
 }
 
-// The power fails while it is being stored, between any two files: memory is
-// gone, and the next start does all of it again.
+// The power fails while it is being stored: after any number of files, also between the two
+// of a host name or of a time zone, and behind the record, before the installation ends. Memory is gone,
+// and the next start does the rest.
 func TestFirstBootSurvivesPowerCut(t *testing.T) {
-	for n := range 7 {
+	whole := newMachine(t, "sda", 4*partitions.GiB)
+	whole.fresh(true)
+	whole.offer(platformJSON)
+	must(t, FirstBoot(t.Context(), whole.Machine))
+	must(t, Start(t.Context(), whole.Machine, nobody{}))
+	stored := whole.upper()
+	const zone = "/usr/share/zoneinfo/Europe/Berlin"
+	stored["localtime"] = zone
+	names := slices.Sorted(maps.Keys(stored))
+	if !slices.Contains(names, "hosts") || !slices.Contains(names, "timezone") || names[0] != firstboot.RecordFile {
+		t.Fatalf("the files are %v", names)
+	}
+	names = append(names[1:], names[0]) // The record comes last.
+	for n := range len(names) + 1 {
 		m := newMachine(t, "sda", 4*partitions.GiB)
 		m.fresh(true)
 		m.offer(platformJSON)
 		must(t, FirstBoot(t.Context(), m.Machine))
 		steps, err := PlanInstall(t.Context(), m.Machine)
 		must(t, err)
-		var before []Step
-		for _, s := range steps {
-			if store, ok := s.(storeFirstBoot); ok {
-				must(t, Apply(t.Context(), m.Machine, before))
-				settings, err := store.offer.Document.Check([]byte("DE\t+5230+01322\tEurope/Berlin\n"))
-				must(t, err)
-				changes := settings.Changes(firstboot.Place{Etc: m.path("content/mnt/sda2/" + etcUpper), Base: m.path("etc")})
-				for _, c := range changes[:min(n, len(changes))] {
-					must(t, c.Do())
-				}
+		i := slices.IndexFunc(steps, func(s Step) bool { _, store := s.(storeFirstBoot); return store })
+		must(t, Apply(t.Context(), m.Machine, steps[:i]))
+		upper := m.path("content/mnt/sda2/" + etcUpper)
+		for _, name := range names[:n] {
+			if name == "localtime" {
+				must(t, os.Symlink(zone, filepath.Join(upper, name)))
+			} else {
+				writeFiles(t, upper, map[string]string{name: stored[name]})
 			}
-			before = append(before, s)
+		}
+		if n < len(names) && names[n] == "localtime" {
+			must(t, os.Symlink("/cut/off", filepath.Join(upper, ".localtime.new")))
 		}
 		m.start()
 		m.fresh(true)
 		must(t, Mount(t.Context(), m.Machine))
 		must(t, FirstBoot(t.Context(), m.Machine))
 		if got := m.network(); got != "--addr=192.0.2.10/24" {
-			t.Errorf("after %d changes the network of the ramdisk is %s", n, got)
+			t.Errorf("after %d files the network of the ramdisk is %s", n, got)
 		}
 		must(t, Start(t.Context(), m.Machine, nobody{}))
-		m.checkInstalled(fmt.Sprintf("power cut after %d changes", n))
-		m.wantStored(fmt.Sprintf("power cut after %d changes", n))
+		m.checkInstalled(fmt.Sprintf("power cut after %d files", n))
+		m.wantStored(fmt.Sprintf("power cut after %d files", n))
+		if link, err := os.Readlink(filepath.Join(upper, "localtime")); link != zone {
+			t.Errorf("after %d files localtime leads to %q, %v", n, link, err)
+		}
+	}
+}
+
+// What cannot be stored keeps no machine from being installed: it is said, and the
+// system tries again.
+func TestFirstBootNotStored(t *testing.T) {
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	m.fresh(true)
+	m.offer(platformJSON)
+	must(t, FirstBoot(t.Context(), m.Machine))
+	steps, err := PlanInstall(t.Context(), m.Machine)
+	must(t, err)
+	i := slices.IndexFunc(steps, func(s Step) bool { _, store := s.(storeFirstBoot); return store })
+	must(t, Apply(t.Context(), m.Machine, steps[:i]))
+	// Of a machine that was in use.
+	writeFiles(t, m.path("content/mnt/sda2/"+etcUpper), map[string]string{"shadow": "root:x:20000:0:99999:7:::\n"})
+	must(t, Apply(t.Context(), m.Machine, steps[i:]))
+	const want = "cannot use the first-boot configuration of sda1: cannot set the passwords: /etc/shadow lacks admin or root"
+	if upper := m.upper(); len(upper) != 1 || !strings.Contains(m.out.String(), want) {
+		t.Errorf("stored: %v; the log says\n%s", upper, m.out.String())
+	}
+	if why, err := os.ReadFile(m.path(refusedFile)); err != nil || !strings.Contains(string(why), want) {
+		t.Errorf("the reason is kept as %q, %v", why, err)
+	}
+}
+
+// What was planned cannot be stored in part: every start would write it again over
+// what people have set since.
+func TestFirstBootRefusedWhole(t *testing.T) {
+	m := installedMachine(t)
+	m.startSystem()
+	m.offer(platformJSON)
+	writeFiles(t, m.path("etc"), map[string]string{"shadow": "root:x:20000:0:99999:7:::\n"})
+	if err := FirstBoot(t.Context(), m.Machine); err == nil || m.network() != "--dhcp" {
+		t.Errorf("FirstBoot() = %v, and the network is %s", err, m.network())
 	}
 }
 
@@ -221,10 +282,20 @@ func TestFirstBootOnce(t *testing.T) {
 	if got := m.network(); got != "--addr=192.0.2.77/24" || m.out.Len() > 0 {
 		t.Errorf("after setip the network is %s, and the log says %q", got, m.out.String())
 	}
-	m.offer(`{"hostname": "app-2"}`)
+	// As a hypervisor does it that writes its drive anew with each start.
+	m.offer(strings.Replace(strings.Replace(platformJSON, "app-1", "app-2", 1), "}}", `}, "dns": ["192.0.2.53"]}`, 1))
+	writeFiles(t, m.path("etc"), map[string]string{"shadow": "root:x:20000:0:99999:7:::\nadmin:changed:20000:0:99999:7:::\n"})
 	must(t, FirstBoot(t.Context(), m.Machine))
 	name, err := os.ReadFile(m.path("etc/hostname"))
-	if got := m.network(); got != "--addr=192.0.2.77/24" || string(name) != "app-2\n" {
+	must(t, err)
+	shadow, err := os.ReadFile(m.path("etc/shadow"))
+	if got := m.network(); err != nil || got != "--addr=192.0.2.77/24 --dns1=192.0.2.53" || string(name) != "app-2\n" || !strings.Contains(string(shadow), "admin:changed:") {
+		t.Errorf("another name and a DNS server make the network %s, the name %q, the passwords %q, %v", got, name, shadow, err)
+	}
+	m.offer(`{"hostname": "app-3"}`)
+	must(t, FirstBoot(t.Context(), m.Machine))
+	name, err = os.ReadFile(m.path("etc/hostname"))
+	if got := m.network(); got != "--addr=192.0.2.77/24 --dns1=192.0.2.53" || string(name) != "app-3\n" {
 		t.Errorf("a document without an address makes the network %s, the name %q, %v", got, name, err)
 	}
 }
@@ -310,6 +381,37 @@ func TestFirstBootRescue(t *testing.T) {
 	}
 }
 
+// What somebody sets in the rescue system counts, also if a configuration was
+// waiting for the system: that is stored before it, and not once more.
+func TestFirstBootRescueSetip(t *testing.T) {
+	m := installedMachine(t)
+	m.start()
+	m.fresh(true)
+	m.offer(platformJSON)
+	must(t, Mount(t.Context(), m.Machine))
+	must(t, FirstBoot(t.Context(), m.Machine))
+	// There is no network card here to set it on.
+	if err := SetNetwork(t.Context(), m.Machine, NetworkArguments{Addr: "192.0.2.77/24"}); err != nil && strings.Contains(err.Error(), "last until") {
+		t.Fatal(err)
+	}
+	steps, err := PlanInstall(t.Context(), m.Machine) // As after a re-installation that was interrupted.
+	must(t, err)
+	for _, s := range steps {
+		if store, ok := s.(storeFirstBoot); ok {
+			d, err := m.findDisk(t.Context())
+			must(t, err)
+			must(t, m.mountChecked(t.Context(), d, partitions.Data, dataDir))
+			must(t, store.Do(t.Context(), m.Machine))
+		}
+	}
+	m.startSystem()
+	must(t, FirstBoot(t.Context(), m.Machine))
+	name, err := os.ReadFile(m.path("etc/hostname"))
+	if got := m.network(); got != "--addr=192.0.2.77/24" || err != nil || string(name) != "app-1\n" {
+		t.Errorf("the network of the system is %s, its name %q, %v", got, name, err)
+	}
+}
+
 // fat is the boot sector of a FAT file system, cd the descriptor of a CD.
 func fat(at int, label string) []byte {
 	b := make([]byte, 64<<10)
@@ -351,12 +453,17 @@ func TestFirstBootMedia(t *testing.T) {
 		{"disk that is no stick", "ata1", fat(71, "STICK"), map[string]string{firstboot.PlatformFile: stick}, "app-1\n"},
 		{"stick with another file system", "usb1/1-1", make([]byte, 64<<10), map[string]string{firstboot.PlatformFile: stick}, "app-1\n"},
 		{"empty drive", "usb1/1-1", nil, nil, "app-1\n"},
+		{"stick that cannot be mounted", "usb1/1-1", fat(71, badStick), map[string]string{firstboot.PlatformFile: stick}, imageEtc["hostname"]},
+		{"disk that cannot be mounted", "ata1", fat(71, badStick), map[string]string{firstboot.PlatformFile: stick}, "app-1\n"},
 	} {
 		m := installedMachine(t)
 		m.startSystem()
 		m.offer(platformJSON)
 		m.plug("sdb", test.bus, test.head, test.file)
-		must(t, FirstBoot(t.Context(), m.Machine))
+		err := FirstBoot(t.Context(), m.Machine)
+		if bad := test.want == imageEtc["hostname"]; bad != (err != nil) || bad && !strings.Contains(m.out.String(), "cannot use the first-boot configuration of usb: /dev/sdb: ") {
+			t.Errorf("%s: FirstBoot() = %v", test.name, err)
+		}
 		if got, err := os.ReadFile(m.path("etc/hostname")); err != nil || string(got) != test.want {
 			t.Errorf("%s: the host name is %q, %v; want %q", test.name, got, err, test.want)
 		}
@@ -373,9 +480,9 @@ func TestFirstBootLink(t *testing.T) {
 	m.plug("sdb", "usb1/1-1", fat(71, "STICK"), nil)
 	writeFiles(t, m.Root, map[string]string{"secret": `{"hostname": "secret"}`})
 	must(t, os.Symlink(m.path("secret"), m.path("content/dev/sdb/platform.json")))
-	must(t, FirstBoot(t.Context(), m.Machine))
-	if got, _ := os.ReadFile(m.path("etc/hostname")); string(got) != imageEtc["hostname"] {
-		t.Errorf("the host name is %q", got)
+	err := FirstBoot(t.Context(), m.Machine)
+	if got, _ := os.ReadFile(m.path("etc/hostname")); string(got) != imageEtc["hostname"] || err == nil || !strings.Contains(err.Error(), "platform.json is not an ordinary file") {
+		t.Errorf("FirstBoot() = %v, and the host name is %q", err, got)
 	}
 }
 
@@ -397,6 +504,129 @@ func TestFirstBootPlan(t *testing.T) {
 	}
 	if m.network() != "--dhcp" || m.out.Len() > 0 {
 		t.Errorf("planning has changed the network to %s and said %q", m.network(), m.out.String())
+	}
+}
+
+// A stick that cannot be read at all may be the one that counts; a disk that is no
+// stick, or a CD, is passed over. Partitions that come with the opening of a disk are
+// looked at.
+func TestMedia(t *testing.T) {
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	m.plug("sdb", "usb1/1-1", nil, nil)
+	m.plug("sdc", "usb1/1-2", nil, nil)
+	m.plug("sdd", "ata1", nil, nil)
+	m.plug("sde", "usb1/1-3", nil, nil)
+	m.plug("sr0", "usb1/1-4", nil, nil)
+	got := map[string]string{}
+	for _, one := range m.media(disk{}, func(path string) (string, string, error) {
+		switch name := filepath.Base(path); name {
+		case "sdb1":
+			return "vfat", "STICK", nil
+		case "sdb":
+			m.plug("sdb1", "usb1/1-1", nil, nil)
+			fallthrough
+		case "sda":
+			return "", "", nil
+		default:
+			return "", "", unix.EIO
+		}
+	}, time.Hour) {
+		got[one.dev] = fmt.Sprint(one.fstype, one.err)
+	}
+	want := map[string]string{"sdb1": "vfat<nil>", "sdc": "cannot read /dev/sdc: input/output error", "sde": "cannot read /dev/sde: input/output error"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the media differ (-want +got):\n%s", diff)
+	}
+}
+
+// Windows writes a label into the root folder only, which blkid knows, too.
+func TestProbeMedium(t *testing.T) {
+	dir := t.TempDir()
+	fat32 := filepath.Join(dir, "fat32")
+	d, err := diskfs.Create(fat32, 64<<20, diskfs.SectorSizeDefault)
+	must(t, err)
+	_, err = d.CreateFilesystem(diskfsdisk.FilesystemSpec{FSType: filesystem.TypeFat32, VolumeLabel: "CIDATA"})
+	must(t, err)
+	must(t, d.Close())
+	f, err := os.OpenFile(fat32, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("NO NAME    "), 71)
+	must(t, errors.Join(err, f.Close()))
+
+	// 512 bytes in a sector, 4 sectors in a cluster, 1 reserved, 2 tables of 32, 512
+	// entries in the root folder, 16384 sectors.
+	fat16 := make([]byte, 8<<20)
+	copy(fat16, "\xeb\x3c\x90MSWIN4.1\x00\x02\x04\x01\x00\x02\x00\x02\x00\x40\xf8\x20\x00")
+	copy(fat16[36:], "\x80\x00\x29\x01\x02\x03\x04NO NAME    FAT16   ")
+	fat16[510], fat16[511] = 0x55, 0xaa
+	root := fat16[(1+2*32)*512:]
+	copy(root, "\xe5LD        \x08")
+	copy(root[32:], "Ac\x00i\x00d\x00a\x00t\x00\x0f") // a long name
+	copy(root[64:], "FILE    TXT\x20")
+	copy(root[96:], "cidata     \x08")
+	must(t, os.WriteFile(filepath.Join(dir, "fat16"), fat16, 0o600))
+	copy(root[96:], strings.Repeat("\x00", 12))
+	copy(fat16[43:], "STICK      ")
+	must(t, os.WriteFile(filepath.Join(dir, "old"), fat16, 0o600))
+
+	for name, want := range map[string]string{"fat32": "CIDATA", "fat16": "cidata", "old": "STICK"} {
+		path := filepath.Join(dir, name)
+		if fstype, label, err := probeMedium(path); fstype != "vfat" || label != want || err != nil {
+			t.Errorf("probeMedium(%s) = %q, %q, %v; want %q", name, fstype, label, err, want)
+		}
+		tag := map[bool]string{true: "LABEL_FATBOOT", false: "LABEL"}[name == "old"]
+		out, err := exec.Command(lookPath(t, "blkid"), "-p", "-s", tag, "-o", "value", path).Output()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("blkid of %s: %q, %v; want %q", name, out, err, want)
+		}
+	}
+}
+
+// What does not apply is not named without end.
+func TestFirstBootTitle(t *testing.T) {
+	few, many := FirstBootPlan{Ignored: []string{"a", "b"}}, FirstBootPlan{Ignored: strings.Split(strings.Repeat("x,", 99)+"x", ",")}
+	if got := few.Title(); !strings.HasSuffix(got, "left out: a, b") {
+		t.Errorf("Title() = %q", got)
+	}
+	if got := many.Title(); !strings.HasSuffix(got, ", x and 80 more") || strings.Count(got, "x,") != mostIgnored-1 {
+		t.Errorf("Title() = %q", got)
+	}
+}
+
+// What does not end in time is not waited for.
+func TestWithin(t *testing.T) {
+	block := make(chan bool)
+	defer close(block)
+	if _, err := within(time.Now(), func() (int, error) { <-block; return 1, nil })(); err == nil {
+		t.Error("within() has waited for what does not end")
+	}
+	if n, err := within(time.Now().Add(time.Hour), func() (int, error) { return 1, nil })(); n != 1 || err != nil {
+		t.Errorf("within() = %v, %v; want 1", n, err)
+	}
+}
+
+// Any start of a machine that has not run for long gives USB a moment, and the first
+// installation gives it more.
+func TestBusKnown(t *testing.T) {
+	m := newMachine(t, "sda", 4*partitions.GiB)
+	for _, test := range []struct {
+		uptime string
+		fresh  bool
+		waited time.Duration
+		want   bool
+	}{
+		{"1.50 2.00\n", false, 0, false},
+		{"1.50 2.00\n", false, time.Second, false},
+		{"3.10 5.00\n", false, time.Second, true},
+		{"100.10 5.00\n", false, 0, true},
+		{"100.10 5.00\n", true, time.Second, false},
+		{"100.10 5.00\n", true, busPatience, true},
+		{"", false, 0, true},
+	} {
+		writeFiles(t, m.Root, map[string]string{"proc/uptime": test.uptime})
+		if got := busKnown(test.fresh, test.waited, m.uptime()); got != test.want {
+			t.Errorf("uptime %q, fresh %v, waited %v: %v; want %v", test.uptime, test.fresh, test.waited, got, test.want)
+		}
 	}
 }
 

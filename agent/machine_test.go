@@ -147,6 +147,9 @@ func (m *testMachine) Delete(_ *os.File, number int) error {
 	}, "delete %d", number)
 }
 
+// badStick is the label of a file system that cannot be mounted.
+const badStick = "BROKEN"
+
 const (
 	msRemount = 0x20
 	msBind    = 0x1000
@@ -170,6 +173,11 @@ func (m *testMachine) Mount(source, target, fstype string, flags uintptr, data s
 	return m.event(func() error {
 		if flags&msRemount != 0 {
 			return nil
+		}
+		if target == "/"+mediaDir {
+			if head, err := os.ReadFile(m.path(source)); err == nil && len(head) < 1<<20 && bytes.Contains(head, []byte(badStick)) {
+				return unix.EINVAL
+			}
 		}
 		m.mounted[target] = source
 		content := m.path("content" + target)

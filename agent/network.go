@@ -88,6 +88,12 @@ func (m Machine) storeForSystem(ctx context.Context, s netconf.Settings) error {
 		if err := makeSkeleton(m.path(dataDir)); err != nil {
 			return err
 		}
+		// Otherwise the next start would apply it, over what is set now.
+		if offer, found := m.pendingFirstBoot(); found {
+			if err := (storeFirstBoot{offer}).Do(ctx, m); err != nil {
+				return err
+			}
+		}
 		return s.Save(m.path(filepath.Join(dataDir, etcUpper, filepath.Base(netconf.File))))
 	})
 	if err != nil {

@@ -1,7 +1,9 @@
 package image
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -29,7 +31,11 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 		}
 		defer remove()
 		out := filepath.Join(dir, "apagent")
-		if err := run.Wait(agentCommand(ctx, b.repo.dir, b.Board, out)); err != nil {
+		cmd, err := agentCommand(ctx, b.repo.dir, b.Board, out)
+		if err == nil {
+			err = run.Wait(cmd)
+		}
+		if err != nil {
 			return fmt.Errorf("cannot compile the agent: %w", err)
 		}
 		if err := b.unchanged(); err != nil {
@@ -54,11 +60,37 @@ func (b *build) buildAgent(ctx context.Context, _ func(done, total int64, unit s
 var AgentFlags = []string{"-tags=nethttpomithttp2", "-gcflags=crypto/tls=-l", "-gcflags=crypto/x509=-l",
 	"-gcflags=net=-l", "-gcflags=net/http=-l", "-gcflags=github.com/vishvananda/netlink=-l", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -R 4096"}
 
-func agentCommand(ctx context.Context, repo string, b boards.Board, out string) *exec.Cmd {
-	cmd := run.Command(ctx, "go", slices.Concat([]string{"build"}, AgentFlags, []string{"-o", out, "./cmd/apagent"})...)
+// agentEnv is what decides, besides the flags, which machine code it becomes.
+func agentEnv(b boards.Board) []string {
+	return []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + b.GOARCH(), "GOARM=" + b.GOARM, "GOAMD64=v1", "GOARM64=v8.0",
+		"GOEXPERIMENT=", "GOFIPS140=off", "GOFLAGS=", "GOWORK=off", "GOENV=off"}
+}
+
+// goSettings are where modules come from and are kept, which is for the user to say.
+var goSettings = []string{"GOAUTH", "GOCACHE", "GOINSECURE", "GOMODCACHE", "GONOPROXY", "GONOSUMDB", "GOPATH", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN", "GOVCS"}
+
+// agentCommand takes no other settings of the user's: `go env -w` would count where
+// a variable is empty, so that its file is left out and what is wanted of it named.
+func agentCommand(ctx context.Context, repo string, b boards.Board, out string) (*exec.Cmd, error) {
+	cmd := run.Command(ctx, "go", append([]string{"env", "-json"}, goSettings...)...)
 	cmd.Dir = repo
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.GOARCH(), "GOARM="+b.GOARM, "GOFLAGS=", "GOWORK=off")
-	return cmd
+	var text bytes.Buffer
+	cmd.Stdout = &text
+	if err := run.Wait(cmd); err != nil {
+		return nil, err
+	}
+	var settings map[string]string
+	if err := json.Unmarshal(text.Bytes(), &settings); err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
+	cmd = run.Command(ctx, "go", slices.Concat([]string{"build"}, AgentFlags, []string{"-o", out, "./cmd/apagent"})...)
+	cmd.Dir = repo
+	cmd.Env = os.Environ()
+	for _, name := range goSettings {
+		cmd.Env = append(cmd.Env, name+"="+settings[name])
+	}
+	cmd.Env = append(cmd.Env, agentEnv(b)...)
+	return cmd, nil
 }
 
 // usedBytes is how much of the disk a sparse file takes.

@@ -3,6 +3,7 @@ package image
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ func TestChangedDuringBuild(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bin := t.TempDir()
-			put(t, filepath.Join(bin, "go"), "#!/bin/sh\n"+test.edit+"\nwhile [ \"$1\" != -o ]; do shift; done\necho agent > \"$2\"\n")
+			put(t, filepath.Join(bin, "go"), "#!/bin/sh\n[ \"$1\" != env ] || { echo '{}'; exit; }\n"+test.edit+"\nwhile [ \"$1\" != -o ]; do shift; done\necho agent > \"$2\"\n")
 			if err := os.Chmod(filepath.Join(bin, "go"), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -43,6 +44,47 @@ func TestChangedDuringBuild(t *testing.T) {
 	}
 }
 
+// Another processor or experiment that somebody has chosen for his own programs is
+// not the agent's; where he gets modules from is.
+func TestAgentEnvironment(t *testing.T) {
+	settings := filepath.Join(t.TempDir(), "env")
+	put(t, settings, "GOARM64=v9.0\nGOEXPERIMENT=greenteagc\nGOFIPS140=latest\nGOFLAGS=-race\nGOPROXY=https://proxy.example\nGONOSUMDB=example.org\n")
+	t.Setenv("GOENV", settings)
+	t.Setenv("GOAMD64", "v3")
+	t.Setenv("GOVCS", "public:git")
+	for _, name := range []string{"GOARM64", "GOEXPERIMENT", "GOFIPS140", "GOFLAGS", "GOPROXY", "GONOSUMDB"} {
+		t.Setenv(name, "") // As if it were not set: the file counts.
+	}
+	board, err := boards.Load(os.DirFS(".."), "x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	build, err := agentCommand(t.Context(), "..", board, "apagent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"GOAMD64": "v1", "GOARM64": "v8.0", "GOEXPERIMENT": "", "GOFIPS140": "off", "GOFLAGS": "",
+		"GOPROXY": "https://proxy.example", "GONOSUMDB": "example.org", "GOVCS": "public:git"} {
+		cmd := run.Command(t.Context(), "go", "env", name)
+		cmd.Dir, cmd.Env = build.Dir, build.Env
+		if got, err := cmd.Output(); err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("go env %s is %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
+
+// Other flags make another agent.
+func TestAgentKey(t *testing.T) {
+	options := Options{Dir: checkout(t), Board: "vm", Archive: testArchive(t)}
+	before := plan(t, options).keys.agent
+	flags := AgentFlags
+	t.Cleanup(func() { AgentFlags = flags })
+	AgentFlags = append(slices.Clone(flags), "-gcflags=os=-l")
+	if plan(t, options).keys.agent == before {
+		t.Error("the key of the agent does not depend on its flags")
+	}
+}
+
 // The agent has 8 MB on the smallest board, where all of it is read from a card
 // at every start.
 func TestAgentBudget(t *testing.T) {
@@ -51,7 +93,11 @@ func TestAgentBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "apagent")
-	if err := run.Wait(agentCommand(t.Context(), "..", board, out)); err != nil {
+	cmd, err := agentCommand(t.Context(), "..", board, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Wait(cmd); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(out)

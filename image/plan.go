@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,7 +131,7 @@ func (p *Plan) setKeys() (err error) {
 	if k.builder, err = self(); err != nil {
 		return err
 	}
-	k.agent = cache.Key("agent", p.sources.agent, p.Board.GOARCH(), p.Board.GOARM)
+	k.agent = cache.Key(slices.Concat([]string{"agent", p.sources.agent}, AgentFlags, agentEnv(p.Board))...)
 	k.kernel = p.linux.Key(tooltree.Key(p.Lock.KernelTools))
 	platform, err := p.platform().Encode()
 	if err != nil {

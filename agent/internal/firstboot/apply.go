@@ -46,8 +46,9 @@ func (c Change) String() string { return c.what }
 // Do makes it.
 func (c Change) Do() error { return c.do() }
 
-// Changes are what stores the settings in a place, in order.
-func (s Settings) Changes(p Place) []Change {
+// Changes are what stores the settings in a place, in order. What the new files
+// are made from is read here: when it cannot be, nothing has been changed yet.
+func (s Settings) Changes(p Place) ([]Change, error) {
 	var changes []Change
 	add := func(do func() error, format string, args ...any) {
 		changes = append(changes, Change{fmt.Sprintf(format, args...), do})
@@ -57,12 +58,20 @@ func (s Settings) Changes(p Place) []Change {
 		add(func() error { return n.Save(p.path("network.json")) }, "set the network: %v", n)
 	}
 	if s.Hostname != "" {
-		add(func() error { return p.setHostname(s.Hostname) }, "set the host name %s", s.Hostname)
+		hosts, err := p.hosts(s.Hostname)
+		if err != nil {
+			return nil, err
+		}
+		add(func() error { return p.setHostname(s.Hostname, hosts) }, "set the host name %s", s.Hostname)
 	}
 	if s.AdminPassword != "" || s.RootPassword != "" {
 		passwords := map[string]string{"admin": s.AdminPassword, "root": s.RootPassword}
 		names := slices.DeleteFunc([]string{"admin", "root"}, func(name string) bool { return passwords[name] == "" })
-		add(func() error { return p.setPasswords(passwords) }, "set the password of %s", strings.Join(names, " and "))
+		shadow, info, err := p.shadow(passwords)
+		if err != nil {
+			return nil, err
+		}
+		add(func() error { return p.setPasswords(shadow, info) }, "set the password of %s", strings.Join(names, " and "))
 	}
 	if len(s.SSHKeys) > 0 {
 		text := strings.Join(s.SSHKeys, "\n") + "\n"
@@ -75,19 +84,26 @@ func (s Settings) Changes(p Place) []Change {
 		add(func() error { return p.write(ManagerFile, append(slices.Clone(s.Manager), '\n'), 0o600) },
 			"store the settings of the manager in /etc/%s", ManagerFile)
 	}
-	return changes
+	return changes, nil
 }
 
 func (p Place) path(name string) string { return filepath.Join(p.Etc, name) }
 
-// read reads what counts in the place.
+// read reads what counts in the place. In the upper folder of an overlay a
+// character device stands for a file that was deleted.
 func (p Place) read(name string) (text []byte, info fs.FileInfo, err error) {
 	path := p.path(name)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && p.Base != "" {
+	if info, err = os.Stat(path); errors.Is(err, os.ErrNotExist) && p.Base != "" {
 		path = filepath.Join(p.Base, name)
+		info, err = os.Stat(path)
 	}
-	if info, err = os.Stat(path); err != nil {
+	switch {
+	case err != nil:
 		return nil, nil, err
+	case p.Base != "" && info.Mode()&fs.ModeCharDevice != 0:
+		return nil, nil, fmt.Errorf("%s: %w", path, os.ErrNotExist)
+	case !info.Mode().IsRegular():
+		return nil, nil, fmt.Errorf("%s is not an ordinary file", path)
 	}
 	text, err = smallfile.Read(path, smallfile.Most)
 	return text, info, err
@@ -100,18 +116,18 @@ func (p Place) write(name string, text []byte, mode fs.FileMode) error {
 	return atomicfile.Write(p.path(name), text, mode)
 }
 
-// setHostname also tells /etc/hosts, since sudo wants to look its own name up.
-func (p Place) setHostname(name string) error {
+// hosts is /etc/hosts with the name in it, since sudo wants to look its own name up.
+func (p Place) hosts(name string) ([]byte, error) {
 	hosts, _, err := p.read("hosts")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot set the host name: %w", err)
+		return nil, fmt.Errorf("cannot set the host name: %w", err)
 	}
 	names := name
 	if short, _, long := strings.Cut(name, "."); long {
 		names += " " + short
 	}
 	const own = "127.0.1.1"
-	var b strings.Builder
+	var b bytes.Buffer
 	found := false
 	for line := range strings.Lines(string(hosts)) {
 		if f := strings.Fields(line); len(f) > 0 && f[0] == own {
@@ -126,17 +142,21 @@ func (p Place) setHostname(name string) error {
 	if !found {
 		fmt.Fprintf(&b, "%s\t%s\n", own, names)
 	}
-	if err := p.write("hosts", []byte(b.String()), 0o644); err != nil {
+	return b.Bytes(), nil
+}
+
+func (p Place) setHostname(name string, hosts []byte) error {
+	if err := p.write("hosts", hosts, 0o644); err != nil {
 		return err
 	}
 	return p.write("hostname", []byte(name+"\n"), 0o644)
 }
 
-// setPasswords changes the hashes of users in shadow(5) and leaves all else.
-func (p Place) setPasswords(hashes map[string]string) error {
+// shadow is shadow(5) with other hashes of users, and who may read it.
+func (p Place) shadow(hashes map[string]string) ([]byte, fs.FileInfo, error) {
 	text, info, err := p.read("shadow")
 	if err != nil {
-		return fmt.Errorf("cannot set the passwords: %w", err)
+		return nil, nil, fmt.Errorf("cannot set the passwords: %w", err)
 	}
 	var b bytes.Buffer
 	missing := 0
@@ -154,8 +174,12 @@ func (p Place) setPasswords(hashes map[string]string) error {
 		b.WriteString(strings.Join(f, ":"))
 	}
 	if missing > 0 {
-		return errors.New("cannot set the passwords: /etc/shadow lacks admin or root")
+		return nil, nil, errors.New("cannot set the passwords: /etc/shadow lacks admin or root")
 	}
+	return b.Bytes(), info, nil
+}
+
+func (p Place) setPasswords(shadow []byte, info fs.FileInfo) error {
 	return atomicfile.WriteFunc(p.path("shadow"), info.Mode().Perm(), func(w io.Writer) error {
 		// The group of the file reads it.
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
@@ -165,7 +189,7 @@ func (p Place) setPasswords(hashes map[string]string) error {
 				}
 			}
 		}
-		_, err := w.Write(b.Bytes())
+		_, err := w.Write(shadow)
 		return err
 	})
 }

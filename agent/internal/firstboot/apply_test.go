@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appplatform/agent/internal/netconf"
 )
 
@@ -43,7 +45,11 @@ func apply(t *testing.T, p Place, text string) (log string) {
 	t.Helper()
 	for range 2 {
 		log = ""
-		for _, c := range settings(t, text).Changes(p) {
+		changes, err := settings(t, text).Changes(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range changes {
 			log += c.String() + "\n"
 			if err := c.Do(); err != nil {
 				t.Fatal(err)
@@ -129,47 +135,97 @@ func TestChangesOfOneThing(t *testing.T) {
 	}
 }
 
-// Without the user there is nobody to give the password to.
-func TestChangesWithoutUser(t *testing.T) {
-	etc := t.TempDir()
-	put(t, etc, "shadow", "root:x:::::::\n", 0o640)
-	for _, c := range settings(t, whole).Changes(Place{Etc: etc}) {
-		if err := c.Do(); c.String() == "set the password of admin and root" && err == nil {
-			t.Error("a password was set for a user that is not there")
+// What cannot be stored is known before anything is: without the user there is
+// nobody to give the password to, and a file that cannot be read is not replaced.
+func TestChangesRefused(t *testing.T) {
+	for name, spoil := range map[string]func(etc string){
+		"no admin":      func(etc string) { put(t, etc, "shadow", "root:x:::::::\n", 0o640) },
+		"no shadow":     func(string) {},
+		"shadow folder": func(etc string) { put(t, etc, "shadow/x", "", 0o640) },
+		"hosts folder": func(etc string) {
+			put(t, etc, "shadow", shadow, 0o640)
+			put(t, etc, "hosts/x", "", 0o640)
+		},
+	} {
+		p := Place{Etc: t.TempDir(), Base: t.TempDir()}
+		spoil(p.Etc)
+		if changes, err := settings(t, whole).Changes(p); err == nil {
+			t.Errorf("%s: Changes() = %v; want an error", name, changes)
 		}
 	}
 }
 
-// The same is known again, something else is not, and each channel has its own.
+// A file that was deleted in an overlay does not come back from below.
+func TestChangesWhiteout(t *testing.T) {
+	p := Place{Etc: t.TempDir(), Base: t.TempDir()}
+	put(t, p.Base, "hosts", "192.0.2.7\tmine\n", 0o644)
+	put(t, p.Base, "shadow", shadow, 0o640)
+	for _, name := range []string{"hosts", "shadow"} {
+		if err := unix.Mknod(p.path(name), unix.S_IFCHR, 0); err != nil {
+			t.Skipf("cannot make such a device here: %v", err)
+		}
+	}
+	apply(t, p, `{"hostname": "a"}`)
+	if got, err := os.ReadFile(p.path("hosts")); err != nil || string(got) != "127.0.1.1\ta\n" {
+		t.Errorf("hosts is %q, %v", got, err)
+	}
+	if changes, err := settings(t, whole).Changes(p); err == nil {
+		t.Errorf("without a shadow, Changes() = %v; want an error", changes)
+	}
+}
+
+// What was applied is not again, whatever changes beside it or in how it is written,
+// and each channel has its own.
 func TestRecord(t *testing.T) {
 	etc := t.TempDir()
 	r, err := LoadRecord(etc)
 	if err != nil || r.Channel != "" {
 		t.Fatalf("LoadRecord() = %+v, %v", r, err)
 	}
-	stick := Offer{Channel: USB, Document: settings(t, whole).Document}
-	cloud := Offer{Channel: NoCloud, Document: settings(t, `{"hostname": "a"}`).Document}
+	stick, cloud := settings(t, whole), settings(t, `{"hostname": "a"}`)
 	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
-	for _, o := range []Offer{stick, cloud} {
-		if r.Knows(o) {
-			t.Errorf("%s is known before it was applied", o.Channel)
+	for _, o := range []struct {
+		channel string
+		Settings
+	}{{USB, stick}, {NoCloud, cloud}} {
+		if r.News(o.channel, o.Settings).Empty() {
+			t.Errorf("%s is known before it was applied", o.channel)
 		}
-		if err := r.Save(etc, o, now); err != nil {
+		if err := r.Save(etc, o.channel, o.Settings, now); err != nil {
 			t.Fatal(err)
 		}
-		if r, err = LoadRecord(etc); err != nil || r.Channel != o.Channel || !r.Time.Equal(now) {
+		if r, err = LoadRecord(etc); err != nil || r.Channel != o.channel || !r.Time.Equal(now) {
 			t.Errorf("LoadRecord() = %+v, %v", r, err)
 		}
 	}
-	if !r.Knows(stick) || !r.Knows(cloud) {
+	if !r.News(USB, stick).Empty() || !r.News(NoCloud, cloud).Empty() {
 		t.Errorf("%+v does not know what was applied", r)
-	}
-	cloud.Document.Hostname = "b"
-	if r.Knows(cloud) {
-		t.Error("a document that was changed is known")
 	}
 	if info, err := os.Stat(filepath.Join(etc, RecordFile)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the record is %v, %v; want mode 0600", info, err)
+	}
+	for text, want := range map[string]string{
+		`"address": "192.0.2.10/24"`:             `"address": "192.0.2.11/24"`,
+		`"gateway": "192.0.2.1"`:                 `"gateway": "192.0.2.2"`,
+		`"192.0.2.53", "2001:db8::53"`:           `"192.0.2.54"`,
+		`"2001:db8::10/64"`:                      `"2001:db8::11/64"`,
+		`app-1.example.org`:                      `app-2`,
+		hash6:                                    hash5,
+		`"root_password": "` + hash5:             `"root_password": "` + hash6,
+		testKey:                                  testKey + "2",
+		`"timezone": "Europe/Berlin"`:            `"timezone": "UTC"`,
+		`{"domain": "example.org"}`:              `{"domain": "example.com"}`,
+		`"2001:db8::53"], `:                      `"2001:DB8:0::53"],  `, // It says the same.
+		`"manager": {"domain": "example.org"}`:   `"manager": { "domain":"example.org"}`,
+		`, "manager": {"domain": "example.org"}`: ``, // What is left out stays.
+	} {
+		news := r.News(USB, settings(t, strings.Replace(whole, text, want, 1)))
+		changes, err := news.Changes(Place{Etc: "/nowhere", Base: t.TempDir()})
+		same := strings.Contains(want, "2001:DB8") || strings.Contains(want, `{ "domain"`) || want == ""
+		passwords := strings.Contains(want, "$")
+		if n := len(news.digests()); n > 1 || same != (n == 0) || !passwords && (err != nil || len(changes) != n) {
+			t.Errorf("with %s, %d settings are news, which make %v, %v", want, n, changes, err)
+		}
 	}
 	put(t, etc, RecordFile, "{", 0o600)
 	if _, err := LoadRecord(etc); err == nil {

@@ -1,6 +1,7 @@
 package firstboot
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -61,11 +62,17 @@ func FromFile(disk fs.FS) (*Document, []string, error) {
 }
 
 // read reads an ordinary file; a link could lead out of a disk that somebody has
-// plugged in.
+// plugged in. Only what is surely not there is absent: what cannot be read may be
+// what somebody wants, and another channel must not take its place.
 func read(disk fs.FS, name string) (text []byte, found bool, err error) {
 	info, err := fs.Lstat(disk, name)
-	if err != nil || !info.Mode().IsRegular() {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, false, nil
+	case err != nil:
+		return nil, false, fmt.Errorf("cannot read %s: %w", name, err)
+	case !info.Mode().IsRegular():
+		return nil, false, fmt.Errorf("%s is not an ordinary file", name)
 	}
 	f, err := disk.Open(name)
 	if err != nil {

@@ -1,8 +1,10 @@
 package firstboot
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,57 @@ type Settings struct {
 	Document
 	v4, v6, dns bool // what of the network is to be set
 	network     netconf.Settings
+}
+
+// Empty reports whether nothing is to be set.
+func (s Settings) Empty() bool { return len(s.digests()) == 0 }
+
+// digests tell values apart that set something else, by the names under which
+// settings are applied. How a document is written does not count.
+func (s Settings) digests() map[string]string {
+	digests := map[string]string{}
+	add := func(name string, set bool, values ...any) {
+		if set {
+			text, _ := json.Marshal(values) // Check has accepted them.
+			sum := sha256.Sum256(text)
+			digests[name] = hex.EncodeToString(sum[:])
+		}
+	}
+	n := s.network
+	add("ipv4", s.v4, n.Address.String(), n.Gateway.String())
+	add("ipv6", s.v6, n.Address6.String(), n.Gateway6.String())
+	add("dns", s.dns, n.DNS)
+	add("hostname", s.Hostname != "", s.Hostname)
+	add("admin_password", s.AdminPassword != "", s.AdminPassword)
+	add("root_password", s.RootPassword != "", s.RootPassword)
+	add("ssh_keys", len(s.SSHKeys) > 0, s.SSHKeys)
+	add("timezone", s.Timezone != "", s.Timezone)
+	add("manager", s.Manager != nil, s.Manager)
+	return digests
+}
+
+// unset leaves one of them as it is on the machine.
+func (s *Settings) unset(name string) {
+	switch name {
+	case "ipv4":
+		s.v4 = false
+	case "ipv6":
+		s.v6 = false
+	case "dns":
+		s.dns = false
+	case "hostname":
+		s.Hostname = ""
+	case "admin_password":
+		s.AdminPassword = ""
+	case "root_password":
+		s.RootPassword = ""
+	case "ssh_keys":
+		s.SSHKeys = nil
+	case "timezone":
+		s.Timezone = ""
+	case "manager":
+		s.Manager = nil
+	}
 }
 
 // Check refuses a document as a whole when a part of it could not work. zones has
@@ -102,7 +155,7 @@ func parsePrefix(name, text, automatic string, p *netip.Prefix) (err error) {
 		return nil
 	}
 	if *p, err = netip.ParsePrefix(text); err != nil {
-		return fmt.Errorf("%s: %q is neither an address with prefix length nor %s", name, text, automatic)
+		return fmt.Errorf("%s: %.80q is neither an address with prefix length nor %s", name, text, automatic)
 	}
 	return nil
 }
@@ -112,19 +165,19 @@ func parseAddr(name, text string, a *netip.Addr) (err error) {
 		return nil
 	}
 	if *a, err = netip.ParseAddr(text); err != nil {
-		return fmt.Errorf("%s: %q is not an IP address", name, text)
+		return fmt.Errorf("%s: %.80q is not an IP address", name, text)
 	}
 	return nil
 }
 
 // Network is what becomes of the network settings that were there before. As
 // setip does it, IPv4, IPv6 and DNS servers are set independently, and DHCP
-// brings its own servers.
+// brings its own servers, unless the document names some.
 func (s Settings) Network(before netconf.Settings) netconf.Settings {
 	n := before
 	if s.v4 {
 		n.Address, n.Gateway = s.network.Address, s.network.Gateway
-		if !n.Address.IsValid() {
+		if !n.Address.IsValid() && len(s.network.DNS) == 0 {
 			n.DNS = nil
 		}
 	}
@@ -144,7 +197,7 @@ func checkHostname(name string) error {
 	}
 	for _, label := range strings.Split(name, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || !only(label, letters+digits+"-") {
-			return fmt.Errorf("%q is no host name: its parts are letters, digits and hyphens", name)
+			return fmt.Errorf("%.80q is no host name: its parts are letters, digits and hyphens", name)
 		}
 	}
 	return nil
@@ -165,15 +218,22 @@ var hashes = map[string]int{"5": 43, "6": 86}
 // maxRounds keeps a login from taking minutes; the default is 5000.
 const maxRounds = 1_000_000
 
+// noPassword in shadow(5) lets nobody in by password; keys still do.
+const noPassword = "*"
+
 // checkHash never says what it was given.
 func checkHash(hash string) error {
+	if hash == noPassword {
+		return nil
+	}
 	if strings.HasPrefix(hash, "$y$") {
 		return errors.New("a $y$ hash cannot be read by the rescue system; make one of the kind $6$: openssl passwd -6")
 	}
 	f := strings.Split(hash, "$")
 	if len(f) == 5 && strings.HasPrefix(f[2], "rounds=") {
-		rounds, err := strconv.Atoi(f[2][len("rounds="):])
-		if err != nil || rounds < 1000 || rounds > maxRounds {
+		text := f[2][len("rounds="):] // "+5000" and "05000" would be a number, too.
+		rounds, err := strconv.Atoi(text)
+		if err != nil || rounds < 1000 || rounds > maxRounds || !only(text, digits) || text[0] == '0' {
 			return fmt.Errorf("its rounds are not between 1000 and %d", maxRounds)
 		}
 		f = slices.Delete(f, 2, 3)

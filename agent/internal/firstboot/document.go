@@ -5,8 +5,6 @@ package firstboot
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,11 +31,14 @@ type Document struct {
 // Most is how large a document may be, in bytes.
 const Most = 256 << 10
 
+// byteOrderMark is what Windows' editors begin a file with.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
 // Decode reads platform.json. Its errors say nothing of what the document holds:
 // there are passwords in it.
 func Decode(text []byte) (Document, error) {
 	var d Document
-	dec := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")))) // Windows' editors begin with it.
+	dec := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(text, byteOrderMark)))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&d); err != nil {
 		return Document{}, jsonError(err)
@@ -67,15 +68,8 @@ func jsonError(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "json: ")) // An unknown field.
 }
 
-// Empty reports whether nothing is to be set.
+// Empty reports whether it says nothing.
 func (d Document) Empty() bool { return d.text() == "{}" }
-
-// Digest tells documents apart that set something else. How they are written does
-// not count.
-func (d Document) Digest() string {
-	sum := sha256.Sum256([]byte(d.text()))
-	return hex.EncodeToString(sum[:])
-}
 
 func (d Document) text() string {
 	text, err := json.Marshal(d)

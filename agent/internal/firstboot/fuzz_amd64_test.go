@@ -24,7 +24,7 @@ func FuzzNoCloud(f *testing.F) {
 		[]byte("version: 2\nethernets: {a: {addresses: [192.0.2.10/24], routes: [{to: default, via: 192.0.2.1}]}}"))
 	f.Add([]byte("? [a]\n: b"), []byte("#cloud-config\n&a [*a]"), []byte("version: 1\nconfig: disabled"))
 	f.Fuzz(func(t *testing.T, meta, user, network []byte) {
-		d, ignored, err := FromNoCloud(fstest.MapFS{"meta-data": {Data: meta}, "user-data": {Data: user}, "network-config": {Data: network}})
+		d, ignored, err := FromNoCloud(fstest.MapFS{"meta-data": {Data: meta}, "user-data": {Data: user}, "network-config": {Data: network}}, firstCard)
 		if err == nil && d != nil {
 			accepted(t, *d)
 		}

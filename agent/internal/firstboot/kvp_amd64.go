@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // A KVPDevice is /dev/vmbus/hv_kvp: every read is one message, and so is every
 // write.
 type KVPDevice interface {
-	// Read returns 0 when the host has had nothing to say for a while.
-	Read(message []byte) (int, error)
+	// Read returns 0 when the host has had nothing to say for so long.
+	Read(message []byte, patience time.Duration) (int, error)
 	Write(message []byte) (int, error)
+	// Now is a clock that nobody sets.
+	Now() time.Duration
 }
 
 // Messages between the kernel and who plays Hyper-V's daemon (Linux:
@@ -32,8 +35,13 @@ const (
 	kvpValue                 = kvpKey + kvpKeySize
 )
 
-// kvpPatience bounds what a host may say before it is quiet.
-const kvpPatience = 4096
+// How long the host may be silent before its first pair and behind its last one, and
+// how long it is listened to at most. It never says that it has said all.
+const (
+	kvpQuiet = time.Second
+	kvpHeld  = 3 * time.Second
+	kvpMost  = 10 * time.Second
+)
 
 // FromKVP plays the daemon of Hyper-V's key-value pairs as long as the host has
 // something to set. The real daemon starts later, with the network.
@@ -60,11 +68,27 @@ func kvpPairs(dev KVPDevice) (map[string]string, error) {
 		return nil, err
 	}
 	pairs := map[string]string{}
-	for range kvpPatience {
+	begin := dev.Now()
+	quiet, last := kvpQuiet, begin
+	for {
+		now := dev.Now()
+		left := min(last+quiet, begin+kvpMost) - now
+		switch {
+		case now >= last+quiet, left <= 0 && quiet == kvpQuiet:
+			return pairs, nil
+		case left <= 0:
+			return nil, errors.New("it does not end")
+		}
 		clear(message)
-		n, err := dev.Read(message)
-		if err != nil || n == 0 {
-			return pairs, err
+		n, err := dev.Read(message, left)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			continue
+		}
+		if quiet == kvpQuiet {
+			last = dev.Now() // It may be about to.
 		}
 		if n < kvpValue+kvpValueSize {
 			return nil, fmt.Errorf("a message has %d bytes", n)
@@ -75,6 +99,7 @@ func kvpPairs(dev KVPDevice) (map[string]string, error) {
 		answer := uint32(kvpFailed) // What the daemon would be asked for.
 		if message[0] == kvpSet {
 			answer = kvpOK
+			quiet, last = kvpHeld, dev.Now()
 			if message[1] == kvpExternal {
 				pairs[kvpText(message[kvpKey:kvpValue], message[8:])] = kvpText(message[kvpValue:kvpValue+kvpValueSize], message[12:])
 			}
@@ -84,7 +109,6 @@ func kvpPairs(dev KVPDevice) (map[string]string, error) {
 			return nil, err
 		}
 	}
-	return nil, errors.New("it does not end")
 }
 
 // kvpText is a text in a field, whose size counts the zero behind it.

@@ -1,9 +1,12 @@
 package firstboot
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"net"
 	"slices"
 	"strings"
 	"unicode"
@@ -19,9 +22,10 @@ const NoCloudLabel = "cidata"
 const cloudConfig = "#cloud-config"
 
 // FromNoCloud reads what of a cloud-init drive applies to this machine. All else
-// is ignored, and named: such drives are made for any system.
-func FromNoCloud(disk fs.FS) (*Document, []string, error) {
-	var c cloud
+// is ignored, and named: such drives are made for any system. card tells the MAC
+// address of the first network card, if the drive names any.
+func FromNoCloud(disk fs.FS, card func() (net.HardwareAddr, error)) (*Document, []string, error) {
+	c := cloud{card: card}
 	for _, part := range []struct {
 		file string
 		read func(node)
@@ -38,6 +42,7 @@ func FromNoCloud(disk fs.FS) (*Document, []string, error) {
 			continue
 		}
 		c.file = part.file
+		text = bytes.TrimPrefix(text, byteOrderMark)
 		if part.file == "user-data" && !strings.HasPrefix(string(text), cloudConfig) {
 			if len(text) > 0 {
 				c.ignore("", "it does not begin with "+cloudConfig)
@@ -55,24 +60,60 @@ func FromNoCloud(disk fs.FS) (*Document, []string, error) {
 	return &c.d, c.ignored, nil
 }
 
-// A node is a value of YAML: a map, a list, or a single value.
-type node = any
+// A node is a value of YAML: a map, a list, or a single value as it is written; nil
+// is none. Guessing types would make a date or a number of a host name.
+type node = *yaml.Node
 
 // decodeYAML keeps what it reads out of its errors: passwords are in it.
-func decodeYAML(text []byte) (n node, err error) {
-	if err := yaml.Unmarshal(text, &n); err != nil {
+func decodeYAML(text []byte) (node, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
 		line := 0
 		if _, rest, ok := strings.Cut(err.Error(), "line "); ok {
 			_, _ = fmt.Sscanf(rest, "%d", &line)
 		}
 		return nil, fmt.Errorf("it is not YAML: a mistake in line %d", line)
 	}
-	return n, nil
+	if len(document.Content) == 0 {
+		return nil, nil
+	}
+	return value(document.Content[0]), nil
 }
+
+// value follows an alias, and knows what stands for nothing.
+func value(n node) node {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
+		return nil
+	}
+	return n
+}
+
+// fields are the values of a map; of a key that is there twice the last counts.
+// Something else has none.
+func fields(n node) map[string]node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	m := map[string]node{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if key := n.Content[i]; key.Kind == yaml.ScalarNode {
+			m[key.Value] = value(n.Content[i+1])
+		} else {
+			m["a key that is no text"] = value(n.Content[i+1])
+		}
+	}
+	return m
+}
+
+func isMap(n node) bool { return n != nil && n.Kind == yaml.MappingNode }
 
 // A cloud collects what the files of a drive say, until an error.
 type cloud struct {
 	d       Document
+	card    func() (net.HardwareAddr, error)
 	file    string
 	ignored []string
 	err     error
@@ -105,7 +146,11 @@ func clean(text string) string {
 }
 
 func (c *cloud) fail(key, why string) {
-	if c.err == nil {
+	switch {
+	case c.err != nil:
+	case key == "":
+		c.err = errors.New(why)
+	default:
 		c.err = errors.New(clean(key) + ": " + why)
 	}
 }
@@ -116,17 +161,12 @@ func (c *cloud) each(n node, where string, known map[string]func(key string, n n
 	if n == nil {
 		return
 	}
-	m, ok := n.(map[string]any)
-	if !ok {
+	if !isMap(n) {
 		c.fail(strings.TrimSuffix(where, "."), "it is not a map")
 		return
 	}
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	m := fields(n)
+	for _, key := range slices.Sorted(maps.Keys(m)) {
 		if do := known[key]; do != nil {
 			do(where+key, m[key])
 		} else if m[key] != nil {
@@ -135,28 +175,44 @@ func (c *cloud) each(n node, where string, known map[string]func(key string, n n
 	}
 }
 
-// text is a single value; numbers and words such as yes are none, so that nothing
-// is changed on the way.
+// text is a single value.
 func (c *cloud) text(key string, n node) string {
-	s, ok := n.(string)
-	if !ok && n != nil {
-		c.fail(key, "it is not a text; put it in quotes")
+	if n == nil {
+		return ""
 	}
-	return strings.TrimSpace(s)
+	if n.Kind != yaml.ScalarNode {
+		c.fail(key, "it is not a text")
+		return ""
+	}
+	return strings.TrimSpace(n.Value)
+}
+
+// isTrue knows the words of YAML 1.1, which cloud-init reads.
+func (c *cloud) isTrue(key string, n node) bool {
+	switch text := strings.ToLower(c.text(key, n)); text {
+	case "true", "yes", "on":
+		return true
+	case "false", "no", "off", "":
+	default:
+		c.fail(key, "it is neither true nor false")
+	}
+	return false
 }
 
 // list is a list, or a single value as one.
-func (c *cloud) list(key string, n node) []any {
-	switch n := n.(type) {
-	case nil:
-		return nil
-	case []any:
-		return n
-	case string:
-		return []any{n}
+func (c *cloud) list(key string, n node) (all []node) {
+	switch {
+	case n == nil:
+	case n.Kind == yaml.SequenceNode:
+		for _, one := range n.Content {
+			all = append(all, value(one))
+		}
+	case n.Kind == yaml.ScalarNode:
+		all = []node{n}
+	default:
+		c.fail(key, "it is not a list")
 	}
-	c.fail(key, "it is not a list")
-	return nil
+	return all
 }
 
 func (c *cloud) texts(key string, n node) (all []string) {
@@ -216,8 +272,8 @@ func (c *cloud) keys(key string, n node) {
 
 // user names the first user, who is admin here.
 func (c *cloud) user(key string, n node) {
-	if m, ok := n.(map[string]any); ok {
-		c.oneUser(key, m)
+	if isMap(n) {
+		c.oneUser(key, n)
 		return
 	}
 	if name := c.text(key, n); name != "" && name != "admin" {
@@ -227,33 +283,40 @@ func (c *cloud) user(key string, n node) {
 
 func (c *cloud) users(key string, n node) {
 	for _, one := range c.list(key, n) {
-		switch one := one.(type) {
-		case string:
-			if one != "default" && one != "admin" && one != "root" {
-				c.ignore(key, "there are the users admin and root")
-			}
-		case map[string]any:
+		if isMap(one) {
 			c.oneUser(key, one)
-		default:
-			c.fail(key, "a user is neither a name nor a map")
+			continue
+		}
+		if name := c.text(key, one); name != "default" && name != "admin" && name != "root" {
+			c.ignore(key, "there are the users admin and root")
 		}
 	}
 }
 
-func (c *cloud) oneUser(key string, m map[string]any) {
-	name := c.text(key+".name", m["name"])
+func (c *cloud) oneUser(key string, n node) {
+	name := c.text(key+".name", fields(n)["name"])
 	to := c.password(name)
 	if to == nil {
 		c.ignore(key, "there are the users admin and root")
 		return
 	}
 	known := map[string]func(string, node){
-		"name": nothing, "hashed_passwd": c.into(to), "passwd": c.into(to), "lock_passwd": nothing,
+		"name": nothing, "hashed_passwd": c.into(to), "passwd": c.into(to),
+		"plain_text_passwd": func(key string, n node) {
+			if n != nil {
+				c.fail(key, "passwords are hashes here, as hashed_passwd")
+			}
+		},
 	}
 	if name == "admin" {
 		known["ssh_authorized_keys"] = c.keys
 	}
-	c.each(m, key+"."+name+".", known)
+	where := key + "." + name + "."
+	lock := false
+	known["lock_passwd"] = func(key string, n node) { lock = c.isTrue(key, n) }
+	if c.each(n, where, known); lock {
+		*to = noPassword // It counts more than a hash, as it does for cloud-init.
+	}
 }
 
 func (c *cloud) password(user string) *string {
@@ -275,7 +338,7 @@ func (c *cloud) chpasswd(key string, n node) {
 		},
 		"users": func(key string, n node) {
 			for _, one := range c.list(key, n) {
-				m, _ := one.(map[string]any)
+				m := fields(one)
 				c.setPassword(key, c.text(key, m["name"]), c.text(key, m["password"]))
 			}
 		},

@@ -1,24 +1,32 @@
 package firstboot
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // networkConfig reads version 1 and 2 of cloud-init's network configuration, as
 // far as it is about the addresses of the first network card.
 func (c *cloud) networkConfig(n node) {
-	m, _ := n.(map[string]any)
-	if inner, ok := m["network"].(map[string]any); ok {
-		m = inner
+	if inner := fields(n)["network"]; isMap(inner) {
+		n = inner
 	}
-	switch fmt.Sprint(m["version"]) {
+	m := fields(n)
+	if config := m["config"]; config != nil && config.Kind == yaml.ScalarNode && config.Value == "disabled" {
+		return
+	}
+	switch c.text("version", m["version"]) {
 	case "1":
-		c.each(m, "", map[string]func(string, node){"version": nothing, "config": c.networkV1})
+		c.each(n, "", map[string]func(string, node){"version": nothing, "config": c.networkV1})
 	case "2":
-		c.each(m, "", map[string]func(string, node){"version": nothing, "renderer": nothing, "ethernets": c.networkV2})
+		c.each(n, "", map[string]func(string, node){"version": nothing, "renderer": nothing, "ethernets": c.networkV2})
 	default:
 		if n != nil {
 			c.fail("version", "it is neither 1 nor 2")
@@ -28,62 +36,95 @@ func (c *cloud) networkConfig(n node) {
 
 // networkV1 is a list of cards and name servers.
 func (c *cloud) networkV1(key string, n node) {
-	if c.text(key, stringOnly(n)) == "disabled" {
-		return
-	}
-	cards := 0
+	var cards []card
 	for _, one := range c.list(key, n) {
-		m, ok := one.(map[string]any)
-		if !ok {
+		if !isMap(one) {
 			c.fail(key, "an entry is not a map")
 			return
 		}
+		m := fields(one)
 		switch kind := c.text(key+".type", m["type"]); kind {
 		case "physical":
-			if cards++; cards > 1 {
-				c.ignore(key, "there is one network card")
-				continue
-			}
-			c.each(m, key+".", map[string]func(string, node){"type": nothing, "name": nothing, "mac_address": nothing, "subnets": c.subnets})
+			cards = append(cards, card{key, one, c.text(key+".mac_address", m["mac_address"])})
 		case "nameserver":
-			c.each(m, key+".", map[string]func(string, node){"type": nothing, "address": c.servers, "interface": nothing})
+			c.each(one, key+".", map[string]func(string, node){"type": nothing, "address": c.servers, "interface": nothing})
 		default:
 			c.ignore(key, "type "+kind)
 		}
 	}
+	if one, ok := c.firstCard(key, cards); ok {
+		c.each(one.n, key+".", map[string]func(string, node){"type": nothing, "name": nothing, "mac_address": nothing, "subnets": c.subnets})
+	}
 }
 
-func stringOnly(n node) node {
-	if s, ok := n.(string); ok {
-		return s
+// A card is what is said of one, and its MAC address, if that is named.
+type card struct {
+	key string
+	n   node
+	mac string
+}
+
+// firstCard picks what is said of the first network card, which is the one that the
+// machine uses. Names such as eth0 are somebody else's; without a MAC address the
+// first entry is meant.
+func (c *cloud) firstCard(key string, cards []card) (card, bool) {
+	if len(cards) == 0 || c.err != nil {
+		return card{}, false
 	}
-	return nil
+	if len(cards) > 1 {
+		c.ignore(key, "there is one network card")
+	}
+	if !slices.ContainsFunc(cards, func(one card) bool { return one.mac != "" }) {
+		return cards[0], true
+	}
+	mine, err := c.card()
+	if err != nil {
+		c.fail(key, "it names MAC addresses, and that of this machine is not known: "+err.Error())
+		return card{}, false
+	}
+	for _, one := range cards {
+		if mac, err := net.ParseMAC(one.mac); err == nil && bytes.Equal(mac, mine) {
+			return one, true
+		}
+	}
+	c.fail(key, "the first network card of this machine, "+mine.String()+", is not among the MAC addresses")
+	return card{}, false
 }
 
 // subnets are the addresses of a card in version 1.
 func (c *cloud) subnets(key string, n node) {
 	for _, one := range c.list(key, n) {
-		m, ok := one.(map[string]any)
-		if !ok {
+		if !isMap(one) {
 			c.fail(key, "an entry is not a map")
 			return
 		}
+		m := fields(one)
 		known := map[string]func(string, node){"type": nothing, "control": nothing, "dns_nameservers": c.servers}
 		switch kind := c.text(key+".type", m["type"]); kind {
 		case "dhcp", "dhcp4":
-			c.d.Address = "dhcp"
+			c.automatic(key, &c.d.Address, "dhcp")
 		case "dhcp6", "ipv6_slaac", "ipv6_dhcpv6-stateful", "ipv6_dhcpv6-stateless":
-			c.d.Address6 = "auto"
+			c.automatic(key, &c.d.Address6, "auto")
 		case "static", "static6":
-			known["address"] = func(key string, n node) { c.address(key, withMask(c.text(key, n), c.text(key, m["netmask"]))) }
-			known["netmask"] = nothing
-			known["gateway"] = c.router
+			known["address"], known["netmask"] = nothing, nothing
+			if c.address(key+".address", withMask(c.text(key+".address", m["address"]), c.text(key+".netmask", m["netmask"]))) {
+				known["gateway"] = c.router
+			}
 		case "manual":
 		default:
 			c.fail(key+".type", fmt.Sprintf("%.40q is none of static, static6, dhcp, dhcp6", kind))
 		}
-		c.each(m, key+".", known)
+		c.each(one, key+".", known)
 	}
+}
+
+// automatic is what counts unless there is an address.
+func (c *cloud) automatic(key string, to *string, word string) {
+	if *to != "" && *to != word {
+		c.ignore(key, word+" beside an address")
+		return
+	}
+	*to = word
 }
 
 // withMask puts a dotted or counted mask behind an address, as a length.
@@ -105,25 +146,30 @@ func withMask(address, mask string) string {
 }
 
 // address takes the first of each family.
-func (c *cloud) address(key, text string) {
-	to, other := &c.d.Address, "dhcp"
+func (c *cloud) address(key, text string) (taken bool) {
+	to, automatic := &c.d.Address, "dhcp"
 	if strings.Contains(text, ":") {
-		to, other = &c.d.Address6, "auto"
+		to, automatic = &c.d.Address6, "auto"
 	}
-	if *to != "" && *to != other && *to != text {
+	if *to != "" && *to != automatic && *to != text {
 		c.ignore(key, "more than one address")
+		return false
+	}
+	*to = text
+	return true
+}
+
+// router takes the first of each family.
+func (c *cloud) router(key string, n node) {
+	text, to := c.text(key, n), &c.d.Gateway
+	if strings.Contains(text, ":") {
+		to = &c.d.Gateway6
+	}
+	if *to != "" && *to != text {
+		c.ignore(key, "more than one gateway")
 		return
 	}
 	*to = text
-}
-
-func (c *cloud) router(key string, n node) {
-	text := c.text(key, n)
-	if strings.Contains(text, ":") {
-		c.d.Gateway6 = text
-	} else {
-		c.d.Gateway = text
-	}
 }
 
 func (c *cloud) servers(key string, n node) {
@@ -134,35 +180,33 @@ func (c *cloud) servers(key string, n node) {
 	}
 }
 
-// networkV2 is a map of cards; the first by name is the one.
+// networkV2 is a map of cards.
 func (c *cloud) networkV2(key string, n node) {
-	m, ok := n.(map[string]any)
-	if !ok {
+	if n != nil && !isMap(n) {
 		c.fail(key, "it is not a map")
 		return
 	}
-	var names []string
-	for name := range m {
-		names = append(names, name)
+	var cards []card
+	all := fields(n)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		where := key + "." + name + "."
+		cards = append(cards, card{where, all[name], c.text(where+"match.macaddress", fields(fields(all[name])["match"])["macaddress"])})
 	}
-	if slices.Sort(names); len(names) > 1 {
-		c.ignore(key, "there is one network card")
-	}
-	if len(names) == 0 {
+	one, ok := c.firstCard(key, cards)
+	if !ok {
 		return
 	}
-	c.each(m[names[0]], key+"."+names[0]+".", map[string]func(string, node){
+	c.each(one.n, one.key, map[string]func(string, node){
 		"match": nothing, "set-name": nothing, "optional": nothing, "accept-ra": nothing,
-		// Before addresses, in the order of the alphabet for dhcp4 as well: a
-		// static address counts more.
-		"dhcp4": func(_ string, n node) {
-			if n == true && c.d.Address == "" {
-				c.d.Address = "dhcp"
+		// addresses come before, in the order of the alphabet, and count more.
+		"dhcp4": func(key string, n node) {
+			if c.isTrue(key, n) {
+				c.automatic(key, &c.d.Address, "dhcp")
 			}
 		},
-		"dhcp6": func(_ string, n node) {
-			if n == true && c.d.Address6 == "" {
-				c.d.Address6 = "auto"
+		"dhcp6": func(key string, n node) {
+			if c.isTrue(key, n) {
+				c.automatic(key, &c.d.Address6, "auto")
 			}
 		},
 		"addresses": func(key string, n node) {
@@ -180,7 +224,7 @@ func (c *cloud) networkV2(key string, n node) {
 // routes names the gateway in version 2.
 func (c *cloud) routes(key string, n node) {
 	for _, one := range c.list(key, n) {
-		m, _ := one.(map[string]any)
+		m := fields(one)
 		switch c.text(key+".to", m["to"]) {
 		case "default", "0.0.0.0/0", "::/0":
 			c.router(key+".via", m["via"])

@@ -16,13 +16,14 @@ import (
 // RecordFile remembers, below /etc, what was applied.
 const RecordFile = "firstboot.json"
 
-// A Record tells which channel has configured the machine last, and what each
-// channel said when it did. The same is never applied again, so that what people
-// change later stays.
+// A Record tells which channel has configured the machine last, and which values
+// each channel had when they were applied. The same value is never applied again,
+// so that what people change later stays, even if something beside it changes:
+// hypervisors write their drives anew with each start.
 type Record struct {
-	Channel string            `json:"channel"`
-	Time    time.Time         `json:"time"`
-	Applied map[string]string `json:"applied"` // digests by channel
+	Channel string                       `json:"channel"`
+	Time    time.Time                    `json:"time"`
+	Applied map[string]map[string]string `json:"applied"` // digests by channel and setting
 }
 
 // LoadRecord reads the record in a folder /etc; without one nothing was applied.
@@ -41,16 +42,27 @@ func LoadRecord(etc string) (Record, error) {
 	return r, nil
 }
 
-// Knows reports whether this was applied before.
-func (r Record) Knows(o Offer) bool { return r.Applied[o.Channel] == o.Document.Digest() }
+// News are the settings that the channel had another value of when it was applied
+// last, or none.
+func (r Record) News(channel string, s Settings) Settings {
+	applied := r.Applied[channel]
+	for name, digest := range s.digests() {
+		if applied[name] == digest {
+			s.unset(name)
+		}
+	}
+	return s
+}
 
-// Save adds an offer that was applied. Nobody but root needs to compare digests
-// of documents with passwords.
-func (r Record) Save(etc string, o Offer, now time.Time) error {
-	applied := map[string]string{}
+// Save adds settings that were applied. Nobody but root needs to compare digests
+// of passwords.
+func (r Record) Save(etc, channel string, s Settings, now time.Time) error {
+	applied := map[string]map[string]string{}
 	maps.Copy(applied, r.Applied)
-	applied[o.Channel] = o.Document.Digest()
-	text, err := json.MarshalIndent(Record{o.Channel, now.UTC().Truncate(time.Second), applied}, "", "  ")
+	applied[channel] = map[string]string{}
+	maps.Copy(applied[channel], r.Applied[channel])
+	maps.Copy(applied[channel], s.digests())
+	text, err := json.MarshalIndent(Record{channel, now.UTC().Truncate(time.Second), applied}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("internal error: %w", err)
 	}

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
+
+	"github.com/vmware/vmw-guestinfo/bdoor"
 
 	"appplatform/internal/firstbootkeys"
 )
@@ -20,7 +23,7 @@ func same(t *testing.T, what string, d *Document, err error) {
 		t.Errorf("%s: %v, %v", what, d, err)
 		return
 	}
-	if want := settings(t, whole).Document; d.Digest() != want.Digest() {
+	if want := settings(t, whole).Document; d.text() != want.text() {
 		t.Errorf("%s says\n%s\nwant\n%s", what, d.text(), want.text())
 	}
 }
@@ -119,6 +122,106 @@ func TestGuestinfo(t *testing.T) {
 	}
 }
 
+// A backdoor is VMware behind its port: one channel, with a cookie, that takes
+// commands and gives answers in words of four bytes.
+type backdoor struct {
+	t         *testing.T
+	variables map[string]string
+	oldest    bool // knows no cookies
+	moved     int  // how often it says that it has begun on another host
+	open      bool
+	left      int
+	command   []byte
+	answer    []byte
+}
+
+func (d *backdoor) call(p *bdoor.BackdoorProto) *bdoor.BackdoorProto {
+	out := &bdoor.BackdoorProto{}
+	word, kind := p.BX.AsUInt32().Word(), p.CX.AsUInt32().High
+	const id, high, low, success, waiting, checkpoint = 7, 0x1234, 0x5678, 1, 2, 16
+	status := uint16(success)
+	if p.CX.AsUInt32().Low != 0x1e {
+		d.t.Errorf("command %#x", p.CX.AsUInt32().Low)
+	}
+	if kind != 0 && (!d.open || p.DX.AsUInt32().High != id || p.SI.AsUInt32().Word() != high || p.DI.AsUInt32().Word() != low) {
+		d.t.Errorf("message %d on another channel, or with another cookie", kind)
+	}
+	switch kind {
+	case 0:
+		if d.oldest && word>>31 == 1 || word&^(1<<31) != 0x49435052 {
+			status = 0
+			break
+		}
+		d.open = true
+		out.DX.AsUInt32().High = id
+		out.SI.AsUInt32().SetWord(high)
+		out.DI.AsUInt32().SetWord(low)
+	case 1:
+		d.left, d.command = int(word), nil
+	case 2:
+		d.command = binary.LittleEndian.AppendUint32(d.command, word)
+		if d.left -= 4; d.left > 0 {
+			break
+		}
+		command := string(d.command[:len(d.command)+d.left])
+		name, ok := strings.CutPrefix(command, "info-get ")
+		if value, found := d.variables[name]; ok && found {
+			d.answer = []byte("1 " + value)
+		} else {
+			d.answer = []byte("0 No value found for " + name)
+		}
+	case 3:
+		status |= waiting
+		out.BX.AsUInt32().SetWord(uint32(len(d.answer)))
+		out.DX.AsUInt32().High = 1
+		d.left = 0
+	case 4:
+		if d.moved > 0 && d.left > 0 {
+			d.moved--
+			status = checkpoint
+			break
+		}
+		var b [4]byte
+		d.left += copy(b[:], d.answer[min(d.left, len(d.answer)):])
+		out.BX.AsUInt32().SetWord(binary.LittleEndian.Uint32(b[:]))
+		out.DX.AsUInt32().High = 2
+	case 5:
+		if d.left != len(d.answer) {
+			d.t.Errorf("%d bytes of %q were read", d.left, d.answer)
+		}
+	case 6:
+		d.open = false
+	}
+	out.CX.AsUInt32().High = status
+	return out
+}
+
+// Whatever the length of names and values, they arrive as they are.
+func TestBackdoor(t *testing.T) {
+	for _, d := range []*backdoor{{}, {oldest: true}, {moved: 2}} {
+		d.t, d.variables = t, map[string]string{}
+		for i := range 9 {
+			d.variables["guestinfo."+strings.Repeat("n", i)] = strings.Repeat("wert", 3)[:i]
+		}
+		for name, want := range d.variables {
+			if value, found, err := (VMware{d.call}).Get(name); value != want || !found || err != nil || d.open {
+				t.Errorf("Get(%q) = %q, %v, %v; want %q, and the channel closed", name, value, found, err, want)
+			}
+		}
+		if value, found, err := (VMware{d.call}).Get("guestinfo.none"); value != "" || found || err != nil {
+			t.Errorf("what is not there is %q, %v, %v", value, found, err)
+		}
+	}
+	d := &backdoor{t: t, moved: 100, variables: map[string]string{"guestinfo.a": "a long value"}}
+	if _, _, err := (VMware{d.call}).Get("guestinfo.a"); err == nil || d.open {
+		t.Errorf("a machine that is always moved: %v, open %v", err, d.open)
+	}
+	refuses := func(*bdoor.BackdoorProto) *bdoor.BackdoorProto { return &bdoor.BackdoorProto{} }
+	if _, _, err := (VMware{refuses}).Get("guestinfo.a"); err == nil {
+		t.Error("a backdoor that refuses is not reported")
+	}
+}
+
 // What the backdoor answers to info-get.
 func TestGuestinfoReply(t *testing.T) {
 	for reply, want := range map[string]string{"1 a b": "a b", "1 ": "", "0 No value found": "none", "": "error", "1": "error", "2 x": "error"} {
@@ -175,6 +278,9 @@ func TestFwCfg(t *testing.T) {
 // A host is Hyper-V behind the kernel: it waits for its daemon, then sets pairs.
 type host struct {
 	t        *testing.T
+	chatty   bool          // repeats its last message for ever
+	pause    time.Duration // before each message
+	clock    time.Duration
 	messages [][]byte
 	answers  []uint32
 	started  bool
@@ -194,17 +300,23 @@ func (h *host) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (h *host) Read(b []byte) (int, error) {
+func (h *host) Read(b []byte, patience time.Duration) (int, error) {
 	if !h.started {
 		h.t.Error("messages are read before the registration")
 	}
-	if len(h.messages) == 0 {
+	if len(h.messages) == 0 || h.pause > patience {
+		h.clock += patience
 		return 0, nil
 	}
+	h.clock += h.pause
 	next := h.messages[0]
-	h.messages = h.messages[1:]
+	if !h.chatty || len(h.messages) > 1 {
+		h.messages = h.messages[1:]
+	}
 	return copy(b, next), nil
 }
+
+func (h *host) Now() time.Duration { return h.clock }
 
 // pair is a message of the host; sizes count the zeros.
 func pair(operation, pool byte, key, value string) []byte {
@@ -237,6 +349,30 @@ func TestKVP(t *testing.T) {
 	for name, message := range map[string][]byte{"typo": wrong, "short": wrong[:100]} {
 		if _, _, err := FromKVP(&host{t: t, messages: [][]byte{message}}); err == nil {
 			t.Errorf("%s: it is accepted", name)
+		}
+	}
+	// All pairs count, also those that come slowly.
+	slow := &host{t: t, pause: 900 * time.Millisecond}
+	for _, name := range []string{"hostname", "timezone", "address"} {
+		slow.messages = append(slow.messages, pair(kvpSet, kvpExternal, "appplatform."+name, properties[name]))
+	}
+	slow.messages[1], slow.pause = pair(0, 2, "OSName", ""), 900*time.Millisecond
+	if d, _, err := FromKVP(slow); err != nil || d.Hostname == "" || d.Address == "" {
+		t.Errorf("a slow host offers %v, %v", d, err)
+	}
+	if slow.clock > 6*time.Second {
+		t.Errorf("a slow host is listened to for %v", slow.clock)
+	}
+	late := &host{t: t, pause: 2 * time.Second}
+	if _, _, err := FromKVP(late); err != nil || late.clock != kvpQuiet {
+		t.Errorf("a silent host is listened to for %v, %v", late.clock, err)
+	}
+	// What does not end may be half of something.
+	for name, message := range map[string][]byte{"sets": pair(kvpSet, kvpExternal, "appplatform.hostname", "a"), "asks": pair(0, 2, "OSName", "")} {
+		h := &host{t: t, chatty: true, pause: 500 * time.Millisecond, messages: [][]byte{message}}
+		d, _, err := FromKVP(h)
+		if h.clock > 11*time.Second || (err != nil) != (name == "sets") || err == nil && !d.Empty() {
+			t.Errorf("a host that %s for ever: %v, %v after %v", name, d, err, h.clock)
 		}
 	}
 	large := pair(kvpSet, kvpExternal, "appplatform.hostname", "a")

@@ -90,6 +90,27 @@ func TestAutomaticIPv6(t *testing.T) {
 	}
 }
 
+// The first card is that with the lowest number, not lo and not the first by name.
+func TestFirstMAC(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"lo/ifindex": "1\n", "lo/address": "00:00:00:00:00:00\n",
+		"eth0/ifindex": "10\n", "eth0/address": "bc:24:11:00:00:01\n", "eth0/device/vendor": "",
+		"eth1/ifindex": "9\n", "eth1/address": "BC:24:11:6f:3b:a2\n", "eth1/device/vendor": "",
+	} {
+		path := filepath.Join(root, "sys/class/net", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if mac, err := FirstMAC(root); err != nil || mac.String() != "bc:24:11:6f:3b:a2" {
+		t.Errorf("FirstMAC() = %v, %v", mac, err)
+	}
+}
+
 func TestWriteTimeServers(t *testing.T) {
 	root := t.TempDir()
 	servers := []netip.Addr{netip.MustParseAddr("10.0.2.4"), netip.MustParseAddr("2001:db8::4")}

@@ -1,10 +1,14 @@
 package netconf
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -31,6 +35,33 @@ func (s Settings) String() string {
 		add("--gateway6=%v", s.Gateway6)
 	}
 	return strings.Join(words, " ")
+}
+
+// FirstMAC is the MAC address of the card that Start makes the settings effective
+// on. Drivers may still be looking for it.
+func FirstMAC(root string) (net.HardwareAddr, error) {
+	for attempt := 0; ; attempt++ {
+		mac, lowest := "", 0
+		cards, _ := filepath.Glob(filepath.Join(root, "sys/class/net/*/device"))
+		for _, path := range cards {
+			dir := filepath.Dir(path)
+			index, err := os.ReadFile(filepath.Join(dir, "ifindex"))
+			if err != nil {
+				continue // It has just gone.
+			}
+			address, _ := os.ReadFile(filepath.Join(dir, "address"))
+			if n, err := strconv.Atoi(strings.TrimSpace(string(index))); err == nil && (mac == "" || n < lowest) {
+				mac, lowest = strings.TrimSpace(string(address)), n
+			}
+		}
+		if mac != "" {
+			return net.ParseMAC(mac)
+		}
+		if attempt == 15 {
+			return nil, errors.New("there is no network card")
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
 }
 
 // Report tells what is in effect on the first network card.

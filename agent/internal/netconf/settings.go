@@ -266,8 +266,10 @@ func validate4(p netip.Prefix, gateway netip.Addr) error {
 		return fmt.Errorf("%v is the broadcast address of the network %v", a, p.Masked())
 	case !gateway.IsValid():
 		return nil
-	case !p.Contains(gateway):
+	case !p.IsSingleIP() && !p.Contains(gateway): // Alone in its network, any router is reached on the link.
 		return fmt.Errorf("the gateway %v is outside the network %v", gateway, p.Masked())
+	case !gateway.Is4(), gateway.IsUnspecified(), gateway.IsMulticast(), gateway.IsLoopback():
+		return fmt.Errorf("%v cannot be the address of a gateway", gateway)
 	case gateway == a:
 		return fmt.Errorf("the gateway %v is this machine itself", gateway)
 	case p.Bits() < 31 && (gateway == p.Masked().Addr() || gateway == Broadcast(p)):
@@ -293,8 +295,10 @@ func validate6(p netip.Prefix, gateway netip.Addr) error {
 		return fmt.Errorf("the gateway %v names a network card, and there is only one", gateway)
 	case !gateway.IsValid() || gateway.Is6() && !gateway.Is4In6() && gateway.IsLinkLocalUnicast():
 		return nil
-	case !p.Contains(gateway):
+	case !p.IsSingleIP() && !p.Contains(gateway):
 		return fmt.Errorf("the gateway %v is outside the network %v", gateway, p.Masked())
+	case !gateway.Is6(), gateway.Is4In6(), gateway.IsUnspecified(), gateway.IsMulticast(), gateway.IsLoopback():
+		return fmt.Errorf("%v cannot be the address of a gateway", gateway)
 	case gateway == a:
 		return fmt.Errorf("the gateway %v is this machine itself", gateway)
 	}
