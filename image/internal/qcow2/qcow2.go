@@ -9,6 +9,7 @@ package qcow2
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 )
 
 const (
@@ -113,38 +114,65 @@ func (l layout) header(size int64, id [16]byte) []byte {
 }
 
 // An allocator gives clusters their places in the file. Plain clusters lie on
-// borders; compressed ones fill what is left of the host cluster of the last
-// one, or go on behind it if that is free.
+// borders. A compressed one goes where it leaves least of what earlier ones have
+// left of their host clusters; if it fits nowhere, it begins behind the last one.
 type allocator struct {
 	next int64 // host cluster that is free, as all behind it
-	at   int64 // where the next compressed cluster may begin
-	// gap, if any, is what the last call has left over for good.
-	gapFrom, gapTo int64
+	gaps []gap // what is left of host clusters, in the order of the file
+	full []gap // what is too small to be looked at again, since the last look
 }
+
+// A gap is a range of bytes.
+type gap struct{ from, to int64 }
+
+// maxGaps bounds how many places are looked at for each cluster.
+const maxGaps = 64
 
 func newAllocator() allocator { return allocator{next: 1} } // behind the header
 
 // plain is the offset of a cluster as it is.
 func (a *allocator) plain() int64 {
-	a.gapFrom, a.gapTo = 0, 0
 	a.next++
 	return (a.next - 1) * ClusterSize
 }
 
 // compressed is the offset of a cluster of so many bytes, less than ClusterSize.
-func (a *allocator) compressed(length int64) (offset int64) {
-	a.gapFrom, a.gapTo = 0, 0
-	end := ceil(a.at, ClusterSize)
-	if a.at+length > end*ClusterSize {
-		if end != a.next { // Somebody else's data begin there.
-			a.gapFrom, a.gapTo = a.at, end*ClusterSize
-			a.at = a.next * ClusterSize
+func (a *allocator) compressed(length int64) int64 {
+	best := -1
+	for i, g := range a.gaps {
+		if room := g.to - g.from; room >= length && (best < 0 || room < a.gaps[best].to-a.gaps[best].from) {
+			best = i
+		}
+	}
+	if best < 0 {
+		best = len(a.gaps) - 1
+		if best < 0 || a.gaps[best].to != a.next*ClusterSize { // Somebody else's data begin there.
+			a.gaps = append(a.gaps, gap{a.next * ClusterSize, a.next * ClusterSize})
+			best = len(a.gaps) - 1
 		}
 		a.next++
+		a.gaps[best].to = a.next * ClusterSize
 	}
-	offset = a.at
-	a.at += length
+	offset := a.gaps[best].from
+	if a.gaps[best].from += length; a.gaps[best].from == a.gaps[best].to {
+		a.gaps = slices.Delete(a.gaps, best, best+1)
+	}
+	if len(a.gaps) > maxGaps {
+		a.drop()
+	}
 	return offset
+}
+
+// drop gives up the smallest gap.
+func (a *allocator) drop() {
+	least := 0
+	for i, g := range a.gaps {
+		if g.to-g.from < a.gaps[least].to-a.gaps[least].from {
+			least = i
+		}
+	}
+	a.full = append(a.full, a.gaps[least])
+	a.gaps = slices.Delete(a.gaps, least, least+1)
 }
 
 // span is the range of host clusters that a compressed cluster lies in.

@@ -139,11 +139,9 @@ func (v *Reader) Walk(visit func(offset int64, data []byte) error) error {
 	if w.places.next != v.layout.l2 {
 		return errors.New("there is something between the data and the tables")
 	}
-	for _, gap := range []struct{ from, to int64 }{
-		{w.places.at, ceil(w.places.at, ClusterSize) * ClusterSize},
-		{v.layout.l1*ClusterSize + 8*v.layout.l1Entries, v.layout.refBlocks * ClusterSize},
-	} {
-		if err := v.checkGap(gap.from, gap.to); err != nil {
+	l1End := v.layout.l1*ClusterSize + 8*v.layout.l1Entries
+	for _, g := range append(w.places.gaps, gap{l1End, v.layout.refBlocks * ClusterSize}) {
+		if err := v.checkGap(g); err != nil {
 			return err
 		}
 	}
@@ -153,14 +151,14 @@ func (v *Reader) Walk(visit func(offset int64, data []byte) error) error {
 	return nil
 }
 
-// checkGap wants zeros up to the cluster that follows.
-func (v *Reader) checkGap(from, to int64) error {
-	b := make([]byte, to-from)
-	if _, err := v.r.ReadAt(b, from); err != nil {
+// checkGap wants zeros.
+func (v *Reader) checkGap(g gap) error {
+	b := make([]byte, g.to-g.from)
+	if _, err := v.r.ReadAt(b, g.from); err != nil {
 		return err
 	}
 	if len(bytes.Trim(b, "\x00")) != 0 {
-		return fmt.Errorf("what fills up the cluster at %#x is not zero", from)
+		return fmt.Errorf("what fills up the cluster at %#x is not zero", g.from)
 	}
 	return nil
 }
@@ -207,5 +205,11 @@ func (v *Reader) cluster(w *Writer, entry uint64) ([]byte, error) {
 	for first, last := span(offset, length); first <= last; first++ {
 		w.count(first)
 	}
-	return data[:ClusterSize], v.checkGap(w.places.gapFrom, w.places.gapTo)
+	for _, g := range w.places.full {
+		if err := v.checkGap(g); err != nil {
+			return nil, err
+		}
+	}
+	w.places.full = nil
+	return data[:ClusterSize], nil
 }

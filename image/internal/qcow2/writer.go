@@ -53,6 +53,7 @@ func (w *Writer) WriteCluster(index int64, data, stream []byte) error {
 	}
 	length := int64(len(stream))
 	offset := w.places.compressed(length)
+	w.places.full = nil // They are holes in the file.
 	*entry = compressedEntry(offset, length)
 	for first, last := span(offset, length); first <= last; first++ {
 		w.count(first)

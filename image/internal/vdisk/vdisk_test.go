@@ -52,6 +52,19 @@ func random(n int, seed uint64) []byte {
 	return b
 }
 
+// alternating fills a disk with chunks of random bytes and such that have any share
+// of them.
+func alternating(size int64) (parts []part) {
+	for at, i := int64(0), 0; at < size; at, i = at+ChunkSize, i+1 {
+		n := ChunkSize
+		if i%2 == 1 {
+			n = 1 + i*7919%(ChunkSize-100)
+		}
+		parts = append(parts, part{at, random(n, uint64(i))})
+	}
+	return parts
+}
+
 func text(n int) []byte {
 	return bytes.Repeat([]byte("what compresses well, and what does so, too\n"), n/40+1)[:n]
 }
@@ -122,6 +135,8 @@ func TestFormats(t *testing.T) {
 		}},
 		{"last grain of a table", 64 * miB, []part{{32*miB - 512, text(512)}, {64*miB - 512, random(512, 4)}}},
 		{"mixed", 33 * miB, []part{{10 * kiB, random(300*kiB, 5)}, {miB, text(200 * kiB)}, {20*miB + 7, random(99, 6)}, {30 * miB, text(3 * miB)}}},
+		// What compresses little lies between what does not: qcow2 has gaps to fill.
+		{"alternating", 20 * miB, alternating(20 * miB)},
 		// Behind the first bitmap entry of VHDX's BAT and several L1 entries.
 		{"large", 4*giB + 4*miB, []part{{0, random(512, 7)}, {4*giB - 1, []byte{1, 2}}, {4*giB + 5, text(70 * kiB)}, {4*giB + 4*miB - 512, random(512, 8)}}},
 	}
