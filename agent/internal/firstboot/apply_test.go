@@ -2,7 +2,6 @@ package firstboot
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appplatform/agent/internal/netconf"
+	"appplatform/internal/testtools"
+	"appplatform/tooltree"
 )
 
 const shadow = "root:$6$old$old:20000:0:99999:7:::\ndaemon:*:20000:0:99999:7:::\nadmin:$6$old$old:20001:0:99999:7:::\n"
@@ -106,14 +107,18 @@ func TestChanges(t *testing.T) {
 
 // ssh-keygen reads the keys that are accepted.
 func TestSSHKeygenReadsKeys(t *testing.T) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		t.Skip("there is no ssh-keygen on this machine")
+	if testing.Short() {
+		t.Skip("takes OpenSSH from the archive: make test runs it")
 	}
+	tools := testtools.Open(t, tooltree.VM)
 	dir := t.TempDir()
 	for _, kind := range []string{"ed25519", "ecdsa"} {
 		path := filepath.Join(dir, kind)
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "a comment", "-f", path).CombinedOutput(); err != nil {
-			t.Fatalf("ssh-keygen: %v\n%s", err, out)
+		err := tools.Run(t.Context(), tooltree.Cmd{
+			Args: []string{"ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "a comment", "-f", path}, Writable: []string{dir},
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 		line, err := os.ReadFile(path + ".pub")
 		if err != nil {

@@ -32,8 +32,11 @@ const (
 // Formats are all of them.
 var Formats = []Format{QCOW2, VMDK, VHDX, VHD}
 
-// ChunkSize is what is hashed and compressed at once, in bytes.
-const ChunkSize = 64 << 10
+// ChunkSize is what is hashed and compressed at once, in bytes: a cluster of qcow2,
+// and a grain of VMDK.
+const ChunkSize = qcow2.ClusterSize
+
+var _ [ChunkSize]byte = [vmdk.GrainSize]byte{} // They share their streams.
 
 // An ID names the content of a disk: the same for the same size and bytes,
 // whatever the format and whichever zeros are stored.
