@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appplatform/internal/cache"
 	"appplatform/internal/run"
 	"appplatform/internal/testtools"
@@ -240,12 +242,34 @@ func (s *Server) Stop(t testing.TB) {
 	s.cmd = nil
 }
 
-// Kill ends the server as kill -9 does.
+// Kill ends the server and all its processes as kill -9 does.
 func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
 	}
+	// Those of connections would live on until they notice, with the shared memory
+	// that keeps another server from starting.
+	pid := s.cmd.Process.Pid
+	list, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	var children []int
+	for _, child := range strings.Fields(string(list)) {
+		n, _ := strconv.Atoi(child)
+		if fd, err := unix.PidfdOpen(n, 0); err == nil {
+			children = append(children, fd)
+		}
+	}
 	_ = s.cmd.Process.Kill()
+	for _, fd := range children {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		for {
+			// Readable when the process has ended.
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if err != unix.EINTR {
+				break
+			}
+		}
+		_ = unix.Close(fd)
+	}
 	<-s.ended
 	s.cmd = nil
 }
