@@ -31,6 +31,9 @@ var bans = []struct {
 	{"appplatform/manager/internal/web", []string{"appplatform/manager/internal/state", "appplatform/manager/internal/cluster", "appplatform/manager/internal/supervise", "github.com/jackc/pgx/..."}, "pages show a model.Platform and decide nothing"},
 	{"appplatform/manager/internal/api", []string{"appplatform/manager/internal/state", "appplatform/manager/internal/cluster", "appplatform/manager/internal/supervise", "github.com/jackc/pgx/..."}, "the API shows a model.Platform and decides nothing"},
 	{"appplatform/cmd/apimage", []string{"appplatform/image/internal/sbom/sbomtest", "github.com/spdx/...", "github.com/github/...", "github.com/santhosh-tekuri/..."}, "what judges lists is for tests"},
+	{"appplatform/manager/internal/secret", []string{"appplatform/manager/...", "github.com/..."}, "passwords need no database"},
+	{"appplatform/manager/internal/cluster", []string{"testing", "appplatform/manager/internal/state", "appplatform/tooltree"}, "what the manager remembers stands above the databases that it makes"},
+	{"appplatform/manager/internal/state", []string{"testing", "net/http", "appplatform/tooltree"}, "the manager's memory knows no pages"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -117,7 +120,7 @@ func TestModulesOnDevice(t *testing.T) {
 
 // TestDocsAreFinished finds what was meant to be filled in.
 func TestDocsAreFinished(t *testing.T) {
-	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md", "docs/sbom.md"} {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/database.md", "docs/disk-layout.md", "docs/sbom.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
