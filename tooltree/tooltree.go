@@ -67,8 +67,12 @@ var Formats = Kind{"formats", append([]string{
 	"libxml2-utils", "qemu-utils", "python3-minimal", "python3-libvmdk", "python3-libvhdi", "python3-libqcow",
 }, base...)}
 
+// Database has the database server of the device, for tests of what talks to it.
+// util-linux lends it a user, because it refuses to run as root.
+var Database = Kind{"database", append([]string{"postgresql-17", "postgresql-client-17", "util-linux"}, base...)}
+
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Database}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {
