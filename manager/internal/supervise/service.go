@@ -1,0 +1,485 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/manager/internal/model"
+)
+
+// A Status is what a service is doing.
+type Status struct {
+	State    model.State
+	Problem  string // what the last trouble was
+	PID      int
+	Since    time.Time // of State
+	Next     time.Time // when it is started again
+	Restarts int       // since it was last started on purpose
+	Adopted  bool      // the process was started by an earlier supervisor
+}
+
+// Usage is what the processes of a service use.
+type Usage struct {
+	Memory    int64         // bytes
+	CPU       time.Duration // since the service was first started
+	Percent   float64       // of one processor, lately
+	Processes int
+}
+
+// A Service is run by a Supervisor.
+type Service struct {
+	name   string
+	s      *Supervisor
+	hooks  Hooks
+	cgroup cgroup
+	out    *output
+	wake   chan struct{} // somebody wants something else
+	cancel context.CancelFunc
+	life   context.Context
+	done   chan struct{} // the loop has ended
+
+	mu      sync.Mutex
+	spec    Spec
+	wanted  bool
+	fresh   bool // started on purpose: no delay
+	status  Status
+	changed chan struct{} // closed at the next change of status
+	adopted *process
+	stops   int // times that it came to be stopped
+	early   int // ends one after the other of a process that had not settled
+	sampled time.Time
+	usage   Usage
+}
+
+func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
+	service := &Service{
+		name: spec.Name, s: s, spec: spec, hooks: hooks,
+		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
+		status: Status{State: model.Stopped, Since: time.Now()},
+	}
+	if s.cgroup != "" {
+		service.cgroup = cgroup(filepath.Join(s.cgroup, spec.Name))
+	}
+	service.life, service.cancel = context.WithCancel(s.ctx)
+	var err error
+	if service.out, err = openOutput(s.file(spec.Name, ".out"), spec, s.o.LogRate); err != nil {
+		return nil, err
+	}
+	if p := adopt(service.cgroup, s.file(spec.Name, ".pid")); p != nil {
+		service.adopted, service.wanted = p, true
+		if err := service.limit(spec.Limits); err != nil {
+			s.o.Log("%s: cannot set the limits: %v", spec.Name, err)
+		}
+	} else if service.cgroup != "" {
+		service.cgroup.kill() // of an app whose main process is gone
+	}
+	return service, nil
+}
+
+// Name is that of the Spec.
+func (s *Service) Name() string { return s.name }
+
+// Start wants the service to run. One that waits is started now.
+func (s *Service) Start() {
+	s.mu.Lock()
+	s.wanted, s.fresh = true, true
+	s.mu.Unlock()
+	s.notify()
+}
+
+// Stop wants the service not to run, and waits for that.
+func (s *Service) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	s.wanted = false
+	stops := s.stops
+	s.mu.Unlock()
+	s.notify()
+	for {
+		s.mu.Lock()
+		stopped, changed := s.status.State == model.Stopped || s.stops != stops, s.changed
+		s.mu.Unlock()
+		if stopped {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("cannot stop %s: %w", s.name, ctx.Err())
+		case <-s.done:
+			return fmt.Errorf("cannot stop %s: the manager ends", s.name)
+		}
+	}
+}
+
+// Restart stops the service and starts it again.
+func (s *Service) Restart(ctx context.Context) error {
+	if err := s.Stop(ctx); err != nil {
+		return err
+	}
+	s.Start()
+	return nil
+}
+
+// Status tells what the service is doing.
+func (s *Service) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Set changes the Spec: limits and log size at once, the rest from the next start.
+func (s *Service) Set(spec Spec) error {
+	if spec.Name != s.name {
+		return fmt.Errorf("internal error: %s cannot become %s", s.name, spec.Name)
+	}
+	s.mu.Lock()
+	s.spec = spec
+	s.mu.Unlock()
+	s.out.set(spec)
+	return s.limit(spec.Limits)
+}
+
+func (s *Service) limit(l model.Limits) error {
+	if s.cgroup == "" {
+		return nil
+	}
+	return s.cgroup.make(l)
+}
+
+// Usage measures the service.
+func (s *Service) Usage() Usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := Usage{Percent: s.usage.Percent}
+	if pid := s.status.PID; pid != 0 {
+		// Controllers that are not there are answered by the process alone.
+		stat, err := readStat(pid)
+		if err == nil {
+			u.Memory, u.CPU, u.Processes = stat.rss, stat.cpu, 1
+		}
+	}
+	if n, ok := s.cgroup.number("memory.current", ""); ok {
+		u.Memory = n
+	}
+	if n, ok := s.cgroup.number("cpu.stat", "usage_usec"); ok {
+		u.CPU = time.Duration(n) * time.Microsecond
+	}
+	if n, ok := s.cgroup.number("pids.current", ""); ok {
+		u.Processes = int(n)
+	} else if s.cgroup != "" {
+		u.Processes = len(s.cgroup.pids())
+	}
+	// Two askers at nearly the same time would else divide by nearly nothing.
+	if now := time.Now(); now.Sub(s.sampled) >= time.Second {
+		u.Percent = 0
+		if !s.sampled.IsZero() && u.CPU > s.usage.CPU {
+			u.Percent = 100 * float64(u.CPU-s.usage.CPU) / float64(now.Sub(s.sampled))
+		}
+		s.sampled, s.usage = now, u
+	}
+	return u
+}
+
+func (s *Service) notify() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Service) wants() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wanted
+}
+
+// transitions are all there are. Whatever is to happen again waits before, be it
+// for no time at all.
+var transitions = map[model.State][]model.State{
+	model.Stopped:  {model.Starting, model.Failed},
+	model.Starting: {model.Running, model.Stopping, model.Waiting, model.Stopped},
+	model.Running:  {model.Stopping, model.Waiting, model.Stopped},
+	model.Waiting:  {model.Starting, model.Stopped, model.Failed},
+	model.Stopping: {model.Stopped, model.Waiting},
+	model.Failed:   {model.Starting, model.Stopped, model.Failed},
+}
+
+// to is the only place where the state changes.
+func (s *Service) to(state model.State, change func(*Status)) {
+	s.mu.Lock()
+	if from := s.status.State; from == state && state == model.Stopped {
+		s.mu.Unlock()
+		return
+	} else if !slices.Contains(transitions[from], state) {
+		s.s.o.Log("internal error: %s goes from %s to %s", s.name, from, state)
+	}
+	if state == model.Stopped {
+		s.stops++
+	}
+	s.status.State, s.status.Since, s.status.Next = state, time.Now(), time.Time{}
+	if change != nil {
+		change(&s.status)
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+	if s.hooks.Changed != nil {
+		s.hooks.Changed()
+	}
+}
+
+// loop runs the service until the supervisor is closed.
+func (s *Service) loop() {
+	defer close(s.done)
+	for s.life.Err() == nil {
+		if !s.wants() {
+			s.to(model.Stopped, func(st *Status) { st.PID = 0 })
+			select {
+			case <-s.wake:
+			case <-s.life.Done():
+			}
+			continue
+		}
+		if p := s.begin(); p != nil {
+			s.run(p)
+		}
+	}
+}
+
+// begin takes the process that was found, or starts one. Nil: there is none, and
+// it has waited.
+func (s *Service) begin() *process {
+	s.mu.Lock()
+	p, spec := s.adopted, s.spec
+	s.adopted = nil
+	if s.fresh {
+		s.fresh, s.early, s.status.Restarts, s.status.Problem = false, 0, 0, ""
+	}
+	s.mu.Unlock()
+	if p != nil {
+		s.out.say("goes on under a new manager, pid %d", p.pid)
+		s.to(model.Starting, func(st *Status) { st.PID, st.Adopted = p.pid, true })
+		return p
+	}
+	p, err := start(spec, s.cgroup, s.s.file(s.name, ".pid"), s.out.path)
+	if err != nil {
+		s.mu.Lock()
+		s.early++
+		delay := s.delay()
+		s.mu.Unlock()
+		s.out.say("cannot be started: %v", err)
+		s.to(model.Failed, func(st *Status) {
+			st.PID, st.Problem, st.Next = 0, fmt.Sprintf("cannot be started: %v", err), time.Now().Add(delay)
+		})
+		s.wait(delay)
+		return nil
+	}
+	s.out.say("started, pid %d", p.pid)
+	s.to(model.Starting, func(st *Status) { st.PID, st.Adopted = p.pid, false })
+	return p
+}
+
+// run watches a process until it has ended, or until the supervisor is closed.
+func (s *Service) run(p *process) {
+	ctx, cancel := context.WithCancel(s.life)
+	defer cancel()
+	o := s.s.o
+	ready := make(chan error, 1)
+	go func() {
+		ready <- ask(ctx, o.ReadyTimeout, func(ctx context.Context) error { return s.ready(ctx, p.pid) })
+	}()
+	ticks := time.NewTicker(o.StatusEvery)
+	defer ticks.Stop()
+	var tick <-chan time.Time
+	alive := make(chan error, 1)
+	reason, asked := "", false
+	for {
+		select {
+		case <-p.ended:
+			s.end(p, reason, asked)
+			return
+		case <-s.life.Done():
+			p.release()
+			return
+		case err := <-ready:
+			if asked {
+				continue
+			}
+			if err == nil {
+				s.to(model.Running, nil)
+				tick = ticks.C
+			} else if s.life.Err() == nil && !closed(p.ended) {
+				reason = fmt.Sprintf("it did not become ready: %v", err)
+				s.abort(p, reason)
+			}
+		case <-tick:
+			tick = nil // until it has answered
+			if s.hooks.Alive == nil {
+				continue
+			}
+			go func() { alive <- ask(ctx, o.StatusTimeout, s.hooks.Alive) }()
+		case err := <-alive:
+			tick = ticks.C
+			if err != nil && !asked && s.life.Err() == nil && !closed(p.ended) {
+				reason = fmt.Sprintf("it hung: %v", err)
+				s.abort(p, reason)
+			}
+		case <-s.wake:
+			if !s.wants() && !asked {
+				asked = true
+				s.stop(p)
+			}
+			s.mu.Lock()
+			s.fresh = s.fresh && asked // it was running already
+			s.mu.Unlock()
+		}
+	}
+}
+
+func (s *Service) ready(ctx context.Context, pid int) error {
+	if s.hooks.Ready == nil {
+		return nil
+	}
+	return s.hooks.Ready(ctx, pid)
+}
+
+// errSilent replaces the error of a context, which means nothing to a reader.
+var errSilent = errors.New("it does not answer")
+
+func ask(ctx context.Context, timeout time.Duration, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := question(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errSilent
+	}
+	return err
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// abort ends a process that hangs; SIGABRT first, which leaves its stacks in the
+// log and a core dump.
+func (s *Service) abort(p *process, reason string) {
+	s.out.say("%s; it is ended", reason)
+	p.signal(unix.SIGABRT)
+	if !s.ends(p, s.s.o.AbortTimeout) {
+		p.killAll()
+	}
+}
+
+// stop ends a process that is not wanted any more: it is asked, then told, then
+// killed.
+func (s *Service) stop(p *process) {
+	s.to(model.Stopping, nil)
+	if s.hooks.Stop != nil {
+		stopped := time.Now()
+		asked := make(chan error, 1)
+		go func() { asked <- ask(s.life, s.s.o.PoliteTimeout, s.hooks.Stop) }()
+		select {
+		case err := <-asked:
+			if err == nil && s.ends(p, s.s.o.PoliteTimeout-time.Since(stopped)) {
+				return
+			}
+		case <-p.ended:
+			return
+		}
+	}
+	p.signal(unix.SIGTERM)
+	if s.ends(p, s.s.o.TermTimeout) {
+		return
+	}
+	s.out.say("does not end when told; it is killed")
+	p.killAll()
+}
+
+// ends waits for the end; true as well if the supervisor is closed.
+func (s *Service) ends(p *process, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-p.ended:
+		return true
+	case <-s.life.Done():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// end tells of an end, and waits until the service is to be started again.
+func (s *Service) end(p *process, reason string, asked bool) {
+	end := p.finish()
+	end.Service, end.Reason, end.Asked = s.name, reason, asked
+	s.mu.Lock()
+	if end.Ran >= s.s.o.Settled {
+		s.early = 0
+	}
+	s.early++
+	delay := s.delay()
+	s.mu.Unlock()
+	s.out.say("%s", end)
+	if s.hooks.Ended != nil {
+		s.hooks.Ended(end)
+	}
+	if asked {
+		s.to(model.Stopped, func(st *Status) { st.PID = 0 })
+		return
+	}
+	s.to(model.Waiting, func(st *Status) {
+		st.PID, st.Problem, st.Next = 0, end.String(), time.Now().Add(delay)
+		st.Restarts++
+	})
+	s.wait(delay)
+}
+
+// delay is how long the next start waits: not at all behind the first end, then
+// longer each time.
+func (s *Service) delay() time.Duration {
+	if s.early <= 1 {
+		return 0
+	}
+	d := 100 * time.Millisecond
+	for range s.early - 2 {
+		if d >= s.s.o.MaxDelay {
+			break
+		}
+		d *= 2
+	}
+	return min(d, s.s.o.MaxDelay)
+}
+
+// wait waits for a delay, or until somebody wants the service started or stopped.
+func (s *Service) wait(delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return
+		case <-s.life.Done():
+			return
+		case <-s.wake:
+			s.mu.Lock()
+			now := s.fresh || !s.wanted
+			s.mu.Unlock()
+			if now {
+				return
+			}
+		}
+	}
+}
