@@ -5,6 +5,7 @@ package testpg
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -307,5 +308,9 @@ func (s *Server) Try(in io.Reader, args []string, folders ...string) (string, er
 	var out bytes.Buffer
 	cmd.Stdin, cmd.Stdout = in, &out
 	err = run.Wait(cmd)
+	var exit *run.ExitError
+	if errors.As(err, &exit) {
+		exit.Name = args[0] // and not ours
+	}
 	return out.String(), err
 }

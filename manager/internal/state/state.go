@@ -1,0 +1,186 @@
+// Package state is what the manager remembers, in its database "manager":
+// services, instances, settings, tokens, what was changed and what crashed.
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/pg"
+)
+
+// Database is the name of the manager's own database.
+const Database = "manager"
+
+// A Store is open at once; the server may start later. The tables are made
+// before they are asked for the first time.
+type Store struct {
+	socket  string
+	db      *pg.DB
+	changed func()
+
+	mu    sync.Mutex
+	ready bool
+}
+
+// Open prepares the store of the server whose socket is in this folder. changed
+// is called after every change, and must not wait for the store.
+func Open(socket string, changed func()) (*Store, error) {
+	db, err := pg.Open(socket, Database)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{socket: socket, db: db, changed: changed}, nil
+}
+
+// Close ends all connections.
+func (s *Store) Close() { s.db.Close() }
+
+// Prepare makes the database and its tables if they are not there yet. All other
+// methods call it.
+func (s *Store) Prepare(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ready {
+		return nil
+	}
+	if err := s.create(ctx); err != nil {
+		return fmt.Errorf("cannot open the database %s: %w", Database, err)
+	}
+	list, err := readMigrations(embedded)
+	if err != nil {
+		return err
+	}
+	err = s.db.Do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := migrate(ctx, conn, list)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot open the database %s: %w", Database, err)
+	}
+	s.ready = true
+	return nil
+}
+
+// create makes the database, into which only root may look: the instances'
+// passwords are there.
+func (s *Store) create(ctx context.Context) error {
+	db, err := pg.Open(s.socket, "postgres")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var there, open bool
+		err := conn.QueryRow(ctx, "SELECT true, has_database_privilege('public', oid, 'CONNECT') FROM pg_database WHERE datname = $1", Database).Scan(&there, &open)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if !there {
+			open = true
+			// Another manager may have made it in between.
+			if _, err := conn.Exec(ctx, "CREATE DATABASE "+Database+" ENCODING 'UTF8'"); err != nil && pg.Code(err) != duplicateDatabase {
+				return err
+			}
+		}
+		if open {
+			_, err = conn.Exec(ctx, "REVOKE ALL ON DATABASE "+Database+" FROM public")
+			return err
+		}
+		return nil
+	})
+}
+
+// Codes of errors, from PostgreSQL's errcodes.txt.
+const (
+	duplicateDatabase = "42P04"
+	uniqueViolation   = "23505"
+	foreignKey        = "23503"
+	undefinedTable    = "42P01"
+	invalidCatalog    = "3D000"
+)
+
+// do calls f in a transaction.
+func (s *Store) do(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	if err := s.Prepare(ctx); err != nil {
+		return err
+	}
+	err := s.db.Tx(ctx, f)
+	if code := pg.Code(err); code == undefinedTable || code == invalidCatalog {
+		// The database was deleted or replaced while the manager ran.
+		s.mu.Lock()
+		s.ready = false
+		s.mu.Unlock()
+	}
+	return explain(err)
+}
+
+// change is do for what others want to know of.
+func (s *Store) change(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	err := s.do(ctx, f)
+	if err == nil && s.changed != nil {
+		s.changed()
+	}
+	return err
+}
+
+// one runs a statement that must concern one row.
+func (s *Store) one(ctx context.Context, sql string, args ...any) error {
+	return s.change(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, sql, args...)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = model.ErrNotFound
+		}
+		return err
+	})
+}
+
+// query collects rows.
+func query[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql string, args ...any) (list []T, err error) {
+	err = s.do(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		list, err = pgx.CollectRows(rows, scan)
+		return err
+	})
+	return list, err
+}
+
+// A FieldError says which value cannot be stored. Field is its name in JSON.
+type FieldError struct{ Field, Problem string }
+
+func (e *FieldError) Error() string { return e.Problem }
+
+// fields are the values that the constraints of the tables are about.
+var fields = map[string]FieldError{
+	"instance_name":    {"name", "there is an instance of this name and domain already"},
+	"instance_path":    {"path", "another instance has this path"},
+	"instance_db_name": {"dbName", "another instance has a database of this name"},
+	"instance_db_user": {"dbUser", "another instance has a database user of this name"},
+	"instance_service": {"service", "there is no such app"},
+	"service_uid":      {"uid", "another app has this user"},
+	"token_name":       {"name", "there is a token of this name already"},
+}
+
+// explain turns what a constraint says into what the administrator can use.
+func explain(err error) error {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Code != uniqueViolation && server.Code != foreignKey {
+		if errors.Is(err, pgx.ErrNoRows) {
+			return model.ErrNotFound
+		}
+		return err
+	}
+	if field, ok := fields[server.ConstraintName]; ok {
+		return &field
+	}
+	return err
+}
