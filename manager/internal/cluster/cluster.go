@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -104,10 +105,14 @@ func (c *Cluster) create(ctx context.Context, d Database, password string, finis
 	return nil
 }
 
+// slow bounds a statement that waits for the disk: a new database is some
+// megabytes, and the end of one waits for all that is not written yet.
+const slow = 5 * time.Minute
+
 // exec runs one statement outside of a transaction, which CREATE DATABASE and
 // others demand.
 func (c *Cluster) exec(ctx context.Context, sql string) error {
-	return c.db.Do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	return c.db.DoWithin(ctx, slow, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
 		return err
 	})

@@ -95,12 +95,17 @@ func connConfig(socket, database string) (*pgx.ConnConfig, error) {
 // Do calls f with a connection. While there is none, it waits for one as long
 // as Patience; what f does gets as long again.
 func (d *DB) Do(ctx context.Context, f func(ctx context.Context, conn *pgx.Conn) error) error {
+	return d.DoWithin(ctx, Patience, f)
+}
+
+// DoWithin is Do for what takes longer.
+func (d *DB) DoWithin(ctx context.Context, limit time.Duration, f func(ctx context.Context, conn *pgx.Conn) error) error {
 	conn, err := d.acquire(ctx)
 	if err != nil {
 		return Explain(err)
 	}
 	defer conn.Release()
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return Explain(f(ctx, conn.Conn()))
 }

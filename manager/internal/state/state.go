@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -42,6 +43,9 @@ func Open(socket string, changed func()) (*Store, error) {
 // Close ends all connections.
 func (s *Store) Close() { s.db.Close() }
 
+// slow bounds the making of the database and its tables on a slow disk.
+const slow = 5 * time.Minute
+
 // Prepare makes the database and its tables if they are not there yet. All other
 // methods call it.
 func (s *Store) Prepare(ctx context.Context) error {
@@ -57,7 +61,7 @@ func (s *Store) Prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.db.Do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err = s.db.DoWithin(ctx, slow, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := migrate(ctx, conn, list)
 		return err
 	})
@@ -76,7 +80,7 @@ func (s *Store) create(ctx context.Context) error {
 		return err
 	}
 	defer db.Close()
-	return db.Do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	return db.DoWithin(ctx, slow, func(ctx context.Context, conn *pgx.Conn) error {
 		var there, open bool
 		err := conn.QueryRow(ctx, "SELECT true, has_database_privilege('public', oid, 'CONNECT') FROM pg_database WHERE datname = $1", Database).Scan(&there, &open)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
