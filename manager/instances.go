@@ -90,10 +90,10 @@ func (m *Manager) Suggest(ctx context.Context, i model.Instance) (model.Instance
 		}
 	}
 	if i.Password == "" {
-		i.Password = secret.Password()
+		i.Password = secret.Random()
 	}
 	if i.DBPassword == "" {
-		i.DBPassword = secret.Password()
+		i.DBPassword = secret.Random()
 	}
 	if i.LogFlags == 0 {
 		i.LogFlags = wire.DefaultFlags

@@ -226,17 +226,19 @@ func (m *Manager) takeFirstBoot(ctx context.Context) error {
 // optimize does at night what `vacuumdb -a -z` does (C8).
 func (m *Manager) optimize(ctx context.Context) {
 	offset := nightOffset()
+	var due time.Time
 	for ctx.Err() == nil {
-		wait := time.Minute
 		if last, err := m.lastNight(ctx); err == nil {
-			if due := m.nextNight(offset, last); !time.Now().Before(due) {
+			if !due.IsZero() && !time.Now().Before(due) {
 				m.runNight(ctx)
-				offset = nightOffset()
+				offset, last = nightOffset(), time.Now()
 			}
+			// Computed anew each time: the settings or the clock may have changed.
+			due = m.nextNight(offset, last)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait):
+		case <-time.After(min(time.Minute, max(time.Second, time.Until(due)))):
 		}
 	}
 }
