@@ -25,6 +25,9 @@ var bans = []struct {
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "regexp", "text/template", "html/template"}, "builder code does not belong on the device, nor do large packages for little"},
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
 	{"appplatform/cmd/apimage", []string{"appplatform/image/internal/sbom/sbomtest", "github.com/spdx/...", "github.com/github/...", "github.com/santhosh-tekuri/..."}, "what judges lists is for tests"},
+	{"appplatform/manager/internal/secret", []string{"appplatform/manager/...", "github.com/..."}, "passwords need no database"},
+	{"appplatform/manager/internal/cluster", []string{"testing", "appplatform/manager/internal/state", "appplatform/tooltree"}, "what the manager remembers stands above the databases that it makes"},
+	{"appplatform/manager/internal/state", []string{"testing", "net/http", "appplatform/tooltree"}, "the manager's memory knows no pages"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -42,6 +45,12 @@ var onDevice = []string{
 	"github.com/vmware/vmw-guestinfo", // first-boot configuration; virtual machines only
 	"go.yaml.in/yaml/v3",              // the same, of a cloud-init drive
 	"golang.org/x/exp",                // of u-root's kexec
+	"github.com/jackc/pgx/v5",         // the manager's way to the database
+	"github.com/jackc/pgpassfile",     // of pgx
+	"github.com/jackc/pgservicefile",  // of pgx
+	"github.com/jackc/puddle/v2",      // of pgx's pool
+	"golang.org/x/sync",               // the same
+	"golang.org/x/text",               // of pgx: passwords beyond ASCII
 	"golang.org/x/crypto",
 	"golang.org/x/sys",
 	"golang.org/x/term",
@@ -86,16 +95,16 @@ func isStandard(path string) bool {
 }
 
 func TestModulesOnDevice(t *testing.T) {
-	for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/apagent") {
+	for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/apagent", "./manager/...") {
 		if !slices.Contains(onDevice, module) {
-			t.Errorf("apagent links the module %s, which is not in the list of what may reach a device", module)
+			t.Errorf("agent or manager link the module %s, which is not in the list of what may reach a device", module)
 		}
 	}
 }
 
 // TestDocsAreFinished finds what was meant to be filled in.
 func TestDocsAreFinished(t *testing.T) {
-	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md", "docs/sbom.md"} {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/database.md", "docs/disk-layout.md", "docs/sbom.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
