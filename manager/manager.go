@@ -128,7 +128,6 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	// The order: first what is known without anybody's help, so that what runs goes
 	// on and pages are there; then what may take a while.
 	m.loadSnapshot()
-	m.findInstalled()
 	m.ensureUsers(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { m.hub.serve(apps) })

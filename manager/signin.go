@@ -2,9 +2,7 @@ package manager
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -260,15 +258,4 @@ func (m *Manager) DeleteToken(ctx context.Context, id string, by model.Actor) er
 		return err
 	}
 	return m.audit(ctx, by, "delete token", id)
-}
-
-// Digest is that of the AppWebsocket login: lower-case hex of SHA-256 over the
-// values with colons between them, info only if there is one (P5).
-func Digest(app, domain, sip, guid, dn, info, challenge, password string) string {
-	parts := []string{app, domain, sip, guid, dn}
-	if info != "" {
-		parts = append(parts, info)
-	}
-	sum := sha256.Sum256([]byte(strings.Join(append(parts, challenge, password), ":")))
-	return hex.EncodeToString(sum[:])
 }

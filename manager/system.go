@@ -16,11 +16,18 @@ import (
 
 // agentStatus is what is read of `apagent status --json`.
 type agentStatus struct {
-	Trial      string
-	Sets       []struct{ Label string; Current bool }
-	Partitions []struct{ Number int; Start, Size int64; Mount string }
-	DiskSize   int64 `json:"disk_size"`
-	Problems   []string
+	Trial string
+	Sets  []struct {
+		Label   string
+		Current bool
+	}
+	Partitions []struct {
+		Number      int
+		Start, Size int64
+		Mount       string
+	}
+	DiskSize int64 `json:"disk_size"`
+	Problems []string
 }
 
 // statusFresh is how long that is good for: the agent reads the disk for it.
