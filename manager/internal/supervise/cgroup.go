@@ -119,17 +119,20 @@ func (g cgroup) pids() []int {
 
 func (g cgroup) has(pid int) bool { return slices.Contains(g.pids(), pid) }
 
-// kill ends all processes of the cgroup and waits until they are gone: a second
-// start would else find the sockets and ports of the first in use.
-func (g cgroup) kill() {
+// clear ends all processes of the cgroup and waits until they are gone: a second
+// start would else find the sockets and ports of the first in use. A cgroup that was
+// killed is removed: Linux (seen with 6.18) also kills what is started into it later
+// from outside.
+func (g cgroup) clear(killed bool) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		if n, ok := g.number("cgroup.events", "populated"); !ok || n == 0 {
-			return
+			break
 		}
 		g.write("cgroup.kill", "1")
-		if wait >= 100*time.Millisecond && len(g.pids()) == 0 {
-			return
-		}
+		killed = true
 		time.Sleep(wait)
+	}
+	if killed {
+		os.Remove(string(g))
 	}
 }

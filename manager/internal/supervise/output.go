@@ -145,8 +145,12 @@ func (o *output) line(format string, args ...any) {
 // cannot be written is counted.
 func (o *output) write(p []byte) {
 	for len(p) > 0 {
+		if err := o.open(); err != nil {
+			o.lost += int64(len(p))
+			return
+		}
 		part := p
-		if o.file != nil && o.written+int64(len(p)) > o.size {
+		if o.written+int64(len(p)) > o.size {
 			// Files end with a line, if there is one that ends in time.
 			fits := bytes.LastIndexByte(p[:max(0, min(int64(len(p)), o.size-o.written))], '\n') + 1
 			switch {
@@ -155,11 +159,11 @@ func (o *output) write(p []byte) {
 			case o.written > 0:
 				o.rotate()
 				continue
+			default:
+				if end := bytes.IndexByte(p, '\n'); end >= 0 {
+					part = p[:end+1]
+				}
 			}
-		}
-		if err := o.open(); err != nil {
-			o.lost += int64(len(p))
-			return
 		}
 		if o.lost > 0 {
 			notice := fmt.Appendf(nil, "%s %s SUPERVISOR %d bytes could not be written here\n", time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), o.name, o.lost)

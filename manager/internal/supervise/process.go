@@ -25,6 +25,7 @@ type process struct {
 	started time.Time
 	ended   chan struct{} // closed when it has ended
 
+	killed    bool     // the cgroup was
 	oom, pids int64    // counters of the cgroup when it was started or found
 	pidfd     *os.File // readable when it has ended
 }
@@ -56,7 +57,6 @@ func start(spec Spec, g cgroup, pidPath, output string) (*process, error) {
 		if err := g.make(spec.Limits); err != nil {
 			return nil, fmt.Errorf("cannot set the limits: %w", err)
 		}
-		g.kill() // what a manager that was killed in between has left
 		dir, err := os.Open(string(g))
 		if err != nil {
 			return nil, err
@@ -163,6 +163,7 @@ func (p *process) signal(sig unix.Signal) {
 func (p *process) killAll() {
 	if p.cgroup != "" {
 		p.cgroup.write("cgroup.kill", "1")
+		p.killed = true
 		return
 	}
 	if p.pid > 1 {
@@ -179,8 +180,9 @@ func (p *process) count() {
 // finish clears up behind a process that has ended and says how it did.
 func (p *process) finish() End {
 	end := End{PID: p.pid, Time: time.Now(), Ran: time.Since(p.started), Code: -1}
-	// Before the process is reaped: its number still belongs to it.
-	p.killAll()
+	if p.cgroup == "" {
+		p.killAll() // before the process is reaped: its number still belongs to it
+	}
 	if p.cmd != nil {
 		p.cmd.Wait()
 		if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok {
@@ -194,10 +196,10 @@ func (p *process) finish() End {
 	}
 	p.pidfd.Close()
 	if p.cgroup != "" {
-		p.cgroup.kill()
 		oom, _ := p.cgroup.number("memory.events", "oom_kill")
 		pids, _ := p.cgroup.number("pids.events", "max")
 		end.OutOfMemory, end.ProcessLimit = oom > p.oom, pids > p.pids
+		p.cgroup.clear(p.killed)
 	}
 	return end
 }

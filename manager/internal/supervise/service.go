@@ -78,7 +78,7 @@ func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 			s.o.Log("%s: cannot set the limits: %v", spec.Name, err)
 		}
 	} else if service.cgroup != "" {
-		service.cgroup.kill() // of an app whose main process is gone
+		service.cgroup.clear(true) // of an app whose main process is gone
 	}
 	return service, nil
 }
@@ -353,10 +353,18 @@ func (s *Service) ready(ctx context.Context, pid int) error {
 // errSilent replaces the error of a context, which means nothing to a reader.
 var errSilent = errors.New("it does not answer")
 
+// ask returns in time, even if the question does not.
 func ask(ctx context.Context, timeout time.Duration, question func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := question(ctx)
+	answer := make(chan error, 1)
+	go func() { answer <- question(ctx) }()
+	var err error
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return errSilent
 	}
