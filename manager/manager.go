@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appplatform/internal/wire"
+	"appplatform/manager/internal/api"
 	"appplatform/manager/internal/appstore"
 	"appplatform/manager/internal/cluster"
 	"appplatform/manager/internal/model"
@@ -124,6 +125,11 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 		return fmt.Errorf("cannot serve pages: %w", err)
 	}
 	defer pages.Close()
+	console, err := listenUnix(m.o.adminSocket(), 0o600, -1)
+	if err != nil {
+		return fmt.Errorf("cannot serve the console: %w", err)
+	}
+	defer console.Close()
 
 	// The order: first what is known without anybody's help, so that what runs goes
 	// on and pages are there; then what may take a while.
@@ -133,7 +139,9 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	work.Go(func() { m.hub.serve(apps) })
 	server := &http.Server{Handler: m.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
+	admin := &http.Server{Handler: api.New(m, m).Console(), ReadHeaderTimeout: 10 * time.Second, BaseContext: server.BaseContext}
 	work.Go(func() { _ = server.Serve(pages) })
+	work.Go(func() { _ = admin.Serve(console) })
 	m.adoptAll()
 	work.Go(func() { m.runWebserver(ctx) })
 	work.Go(func() {
@@ -155,6 +163,7 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	defer cancel()
 	_ = server.Shutdown(quiet)
 	_ = server.Close()
+	_ = admin.Close()
 	m.hub.close()
 	work.Wait()
 	m.super.Close()
@@ -164,7 +173,7 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	return m.monitor.Save()
 }
 
-// Ended returns a channel that is closed when the manager is to end by itself.
+// stopAll ends apps, and then the webserver, which their users see until then.
 func (m *Manager) stopAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
