@@ -340,9 +340,6 @@ func TestUnavailable(t *testing.T) {
 	if _, err := c.Sizes(t.Context()); !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("Sizes() = %v; want ErrUnavailable", err)
 	}
-	if err := c.Create(t.Context(), Database{"a", "a"}, "x"); !errors.Is(err, model.ErrUnavailable) {
-		t.Errorf("Create() = %v; want ErrUnavailable", err)
-	}
 	server.Restart(t)
 	if version, err := c.Version(t.Context()); err != nil || !strings.HasPrefix(version, "17.") {
 		t.Errorf("Version() = %q, %v", version, err)

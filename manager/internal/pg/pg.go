@@ -88,7 +88,11 @@ func connConfig(socket, database string) (*pgx.ConnConfig, error) {
 	config.Host, config.Port, config.User, config.Database = socket, 5432, User, database
 	config.Fallbacks = nil
 	config.ConnectTimeout = Patience
-	config.RuntimeParams = map[string]string{"application_name": "manager"}
+	config.RuntimeParams = map[string]string{
+		"application_name": "manager",
+		// Values of statements are passwords, too.
+		"log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
+	}
 	return config, nil
 }
 
@@ -164,7 +168,7 @@ func away(err error) bool {
 	var connect *pgconn.ConnectError
 	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		strings.HasSuffix(err.Error(), "conn closed")
+		strings.HasSuffix(err.Error(), "conn closed") // pgx has no value for it
 }
 
 // Code is the SQLSTATE of an error, or "".

@@ -42,6 +42,15 @@ func OpenKey(path string) (*Key, error) {
 	if err := os.Link(temp, path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("cannot make the key %s: %w", path, err)
 	}
+	// What is sealed must not outlive its key in a power cut.
+	dir, err := os.Open(filepath.Dir(path))
+	if err == nil {
+		err = dir.Sync()
+		dir.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the key %s: %w", path, err)
+	}
 	return readKey(path)
 }
 

@@ -6,11 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/singleflight"
 
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/pg"
@@ -26,8 +27,8 @@ type Store struct {
 	db      *pg.DB
 	changed func()
 
-	mu    sync.Mutex
-	ready bool
+	ready  atomic.Bool
+	making singleflight.Group
 }
 
 // Open prepares the store of the server whose socket is in this folder. changed
@@ -47,13 +48,26 @@ func (s *Store) Close() { s.db.Close() }
 const slow = 5 * time.Minute
 
 // Prepare makes the database and its tables if they are not there yet. All other
-// methods call it.
+// methods call it. While the server is away, all who ask get the same answer at
+// the same time.
 func (s *Store) Prepare(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ready {
+	if s.ready.Load() {
 		return nil
 	}
+	made := s.making.DoChan("", func() (any, error) {
+		err := s.prepare(context.WithoutCancel(ctx)) // others wait for it, too
+		s.ready.Store(err == nil)
+		return nil, err
+	})
+	select {
+	case result := <-made:
+		return result.Err
+	case <-ctx.Done():
+		return pg.Explain(ctx.Err())
+	}
+}
+
+func (s *Store) prepare(ctx context.Context) error {
 	if err := s.create(ctx); err != nil {
 		return fmt.Errorf("cannot open the database %s: %w", Database, err)
 	}
@@ -68,7 +82,6 @@ func (s *Store) Prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot open the database %s: %w", Database, err)
 	}
-	s.ready = true
 	return nil
 }
 
@@ -118,9 +131,7 @@ func (s *Store) do(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) e
 	err := s.db.Tx(ctx, f)
 	if code := pg.Code(err); code == undefinedTable || code == invalidCatalog {
 		// The database was deleted or replaced while the manager ran.
-		s.mu.Lock()
-		s.ready = false
-		s.mu.Unlock()
+		s.ready.Store(false)
 	}
 	return explain(err)
 }

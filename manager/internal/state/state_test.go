@@ -375,6 +375,56 @@ func TestOnlyRootLooksIn(t *testing.T) {
 	}
 }
 
+// TestPasswordsNotLogged (C2): not even when somebody has the server log all.
+func TestPasswordsNotLogged(t *testing.T) {
+	s, server, _ := start(t)
+	server.Run(t, nil, []string{"psql", "-c", "ALTER SYSTEM SET log_statement = 'all'"})
+	server.Restart(t)
+	must(t, s.PutService(t.Context(), notes))
+	i := instance(1)
+	i.Password, i.DBPassword = "Very-Secret-1", "Very-Secret-2"
+	_, err := s.AddInstance(t.Context(), i)
+	must(t, err)
+	i.Name = "another"
+	if _, err := s.AddInstance(t.Context(), i); err == nil {
+		t.Error("a second instance has the path of the first")
+	}
+	if log := server.Log(t); strings.Contains(log, "Very-Secret") || !strings.Contains(log, "INSERT INTO instance") {
+		t.Error("the server's log has a password, or not the statement")
+	}
+}
+
+// TestTogether: many who ask at the same time, of a server without a database
+// and of none.
+func TestTogether(t *testing.T) {
+	s, server, _ := start(t)
+	ask := func() (failed int) {
+		errs := make(chan error)
+		for range 20 {
+			go func() {
+				_, err := s.Settings(t.Context())
+				errs <- err
+			}()
+		}
+		for range 20 {
+			if err := <-errs; err != nil {
+				failed++
+				if !errors.Is(err, model.ErrUnavailable) {
+					t.Error(err)
+				}
+			}
+		}
+		return failed
+	}
+	if failed := ask(); failed != 0 {
+		t.Errorf("%d of 20 get no answer", failed)
+	}
+	server.Kill()
+	if failed := ask(); failed != 20 {
+		t.Errorf("%d of 20 are told that there is no server", failed)
+	}
+}
+
 func TestMigrate(t *testing.T) {
 	server := testpg.Start(t)
 	conn, err := pg.Connect(t.Context(), server.Socket, "postgres")
