@@ -15,6 +15,7 @@ import (
 	"appplatform/internal/hint"
 	"appplatform/internal/wire"
 	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/pg"
 	"appplatform/manager/internal/supervise"
 	"appplatform/manager/internal/users"
 )
@@ -70,7 +71,7 @@ func (m *Manager) spec(v model.Service) supervise.Spec {
 	return supervise.Spec{
 		Name: v.ID, Path: m.disk.Program(v.ID), Dir: home,
 		Args: []string{"--service", v.ID, "--manager", m.o.run("manager.sock"), "--run", m.o.run("apps", v.ID)},
-		Env:  []string{"HOME=" + home, "USER=" + v.User, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "PGHOST=" + m.o.PostgreSQL},
+		Env:  []string{"HOME=" + home, "USER=" + v.User, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"},
 		UID:  uid, GID: uid, Limits: v.Limits, Log: m.o.path(logDir, v.ID), LogSize: v.LogSize,
 	}
 }
@@ -259,6 +260,9 @@ func (m *Manager) retryInstances() {
 
 // message is what an app is told of an instance.
 func (m *Manager) message(v model.Service, i model.Instance) wire.StartInstance {
+	if i.DBHost == "" && m.o.PostgreSQL != pg.SocketFolder {
+		i.DBHost = m.o.PostgreSQL // Not a device: the socket is elsewhere.
+	}
 	return wire.StartInstance{
 		Instance: i.Key(), Name: i.Name, Domain: i.Domain, Password: i.Password,
 		Webserver: m.o.run("webserver/webserver.sock"), WebserverPath: i.Path,
