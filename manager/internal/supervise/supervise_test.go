@@ -203,7 +203,10 @@ func TestStates(t *testing.T) {
 		t.Fatalf("a new service is %s", st.State)
 	}
 	s.Start()
-	l.await("it starts", func() bool { return s.Status().State == model.Starting })
+	l.await("it speaks", func() bool { return strings.Contains(l.log("quiet"), "this is") })
+	if st := s.Status(); st.State != model.Starting {
+		t.Errorf("it is %s before it is ready", st.State)
+	}
 	close(goOn)
 	pid := l.running(s)
 	if err := s.Stop(t.Context()); err != nil {
