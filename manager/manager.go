@@ -58,6 +58,7 @@ type Manager struct {
 	settings model.Settings
 	loaded   bool // what is known is the database's
 	pem      string
+	grants   string           // that the webserver has
 	sizes    map[string]int64 // of databases
 	pgNumber string
 	changed  chan struct{}
@@ -80,7 +81,7 @@ func New(o Options) (*Manager, error) {
 	for _, dir := range []struct {
 		path string
 		mode os.FileMode
-	}{{o.Run, 0o755}, {o.run("apps"), 0o755}, {o.run("webserver"), 0o755}, {o.path(appsDir), 0o755}, {o.path(stateDir), 0o700}, {o.path(webDir), 0o700}, {o.path(workDir), 0o711}, {o.path(logDir), 0o755}} {
+	}{{o.Run, 0o755}, {o.run("apps"), 0o755}, {o.run("webserver"), 0o755}, {o.path(appsDir), 0o755}, {o.path(dataDir), 0o755}, {o.path(stateDir), 0o700}, {o.path(webDir), 0o700}, {o.path(workDir), 0o711}, {o.path(logDir), 0o755}} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			m.notices.set("folders", model.Error, hintNoSpace(err))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"appplatform/internal/atomicfile"
@@ -22,7 +23,7 @@ func (m *Manager) runWebserver(ctx context.Context) {
 	if !m.openListeners(ctx) {
 		return
 	}
-	web, err := m.super.Add(m.webSpec(), supervise.Hooks{Ready: m.webReady, Alive: m.webAlive, Stop: m.webStop, Ended: m.webEnded, Changed: m.touch})
+	web, err := m.super.Add(m.webSpec(), supervise.Hooks{Ready: m.webReady, Alive: m.webAlive, Stop: m.webStop, Ended: m.webEnded, Changed: m.webChanged})
 	if err != nil {
 		m.notices.set("webserver", model.Error, err)
 		return
@@ -111,6 +112,9 @@ func (m *Manager) webReady(ctx context.Context, _ int) error {
 			m.webFails = 0
 			m.mu.Unlock()
 			m.notices.clear("webserver")
+			m.mu.Lock()
+			m.grants = ""
+			m.mu.Unlock()
 			m.pushGrants(ctx)
 			m.pushCertificate(ctx)
 			return nil
@@ -137,20 +141,42 @@ func (m *Manager) webStop(ctx context.Context) error {
 	})
 }
 
-// webEnded counts starts that fail, so that the image's program gets its turn.
+// webEnded notes a crash.
 func (m *Manager) webEnded(e supervise.End) {
 	m.control.drop()
+	m.mu.Lock()
+	m.grants = ""
+	m.mu.Unlock()
 	if e.Asked {
 		return
 	}
+	m.noteCrash(model.Crash{Service: "webserver", Time: e.Time, What: e.String()})
+	m.webFailed(e.String(), e.Ran < 10*time.Second)
+}
+
+// webChanged notes a program that cannot even be started.
+func (m *Manager) webChanged() {
+	m.touch()
 	m.mu.Lock()
-	if e.Ran < 10*time.Second {
+	web := m.web
+	m.mu.Unlock()
+	if web == nil {
+		return
+	}
+	if st := web.Status(); st.State == model.Failed {
+		m.webFailed(st.Problem, true)
+	}
+}
+
+// webFailed counts starts that fail, so that the image's program gets its turn.
+func (m *Manager) webFailed(problem string, early bool) {
+	m.notices.set("webserver", model.Error, hint.Errorf("look at its log", "the webserver does not run: %s", problem))
+	m.mu.Lock()
+	if early {
 		m.webFails++
 	}
 	fails, web := m.webFails, m.web
 	m.mu.Unlock()
-	m.noteCrash(model.Crash{Service: "webserver", Time: e.Time, What: e.String()})
-	m.notices.set("webserver", model.Error, hint.Errorf("look at its log", "the webserver does not run: %s", e.String()))
 	if fails == 3 && web != nil {
 		if err := web.Set(m.webSpec()); err != nil {
 			m.o.Log.Warn("cannot take the image's webserver", "error", err)
@@ -179,7 +205,7 @@ func (m *Manager) webserverStatus(ctx context.Context) (wire.WebserverStatus, er
 	return s, err
 }
 
-// pushGrants tells the webserver who may register what.
+// pushGrants tells the webserver who may register what, if that is new to it.
 func (m *Manager) pushGrants(ctx context.Context) {
 	grants := []wire.Grant{}
 	m.mu.Lock()
@@ -188,11 +214,20 @@ func (m *Manager) pushGrants(ctx context.Context) {
 			grants = append(grants, wire.Grant{UID: m.uid(s.v), Path: i.Path, Dir: m.o.path(appsDir, s.id)})
 		}
 	}
+	slices.SortFunc(grants, func(a, b wire.Grant) int { return compare(a.Path, b.Path) })
+	text := fmt.Sprint(grants)
+	same := text == m.grants
 	m.mu.Unlock()
+	if same {
+		return
+	}
 	err := m.control.tell(ctx, func(id int64) any { return wire.Grants{Head: wire.Head{MT: "Grants", ID: id}, Grants: grants} })
 	if err != nil {
-		m.o.Log.Debug("grants", "error", err)
+		return // It is told when it is there.
 	}
+	m.mu.Lock()
+	m.grants = text
+	m.mu.Unlock()
 }
 
 // pushCertificate gives the webserver the database's certificate. While the
