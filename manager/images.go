@@ -1,0 +1,156 @@
+package manager
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"appplatform/internal/hint"
+	"appplatform/internal/run"
+	"appplatform/internal/store"
+	"appplatform/manager/internal/appstore"
+	"appplatform/manager/internal/model"
+)
+
+// An imageList is what the store said last.
+type imageList struct {
+	list []model.Image
+	at   time.Time
+	url  string
+}
+
+// Images are described at model.Platform: those of this kind of machine, the
+// newest first.
+func (m *Manager) Images(ctx context.Context, refresh bool) ([]model.Image, error) {
+	c := m.client()
+	m.mu.Lock()
+	known := m.images
+	m.mu.Unlock()
+	if !refresh && known.url == c.URL && time.Since(known.at) < offersFresh {
+		return known.list, nil
+	}
+	text, err := c.Read(ctx, store.Name)
+	if err != nil {
+		return nil, err
+	}
+	list, err := store.Decode(bytes.NewReader(text))
+	if err != nil {
+		return nil, hint.Errorf("the App Store URL under Settings, General may name a web page instead of a store", "%w", err)
+	}
+	images := []model.Image{}
+	platforms := list.For(m.platform.Board)
+	if len(platforms) == 0 {
+		// The vendor's lists name platforms by the kind of machine only.
+		for _, p := range list.Platforms {
+			if p.ID == m.platform.Arch || p.ID == m.platform.Board {
+				platforms = append(platforms, p)
+			}
+		}
+	}
+	for _, p := range platforms {
+		if p.Update == "" {
+			continue
+		}
+		address := p.Update
+		if !strings.Contains(address, "://") {
+			if address, err = appstore.Address(c.URL, p.Update); err != nil {
+				return nil, err
+			}
+		}
+		images = append(images, model.Image{Number: p.Version, Text: p.Text, URL: address, Newer: number(p.Version) > number(m.platform.Label)})
+	}
+	slices.SortStableFunc(images, func(a, b model.Image) int { return cmp.Compare(number(b.Number), number(a.Number)) })
+	m.mu.Lock()
+	m.images = imageList{images, time.Now(), c.URL}
+	m.mu.Unlock()
+	return images, nil
+}
+
+// UpdateImage is described at model.Platform: apagent fetches, verifies and
+// restarts.
+func (m *Manager) UpdateImage(ctx context.Context, url string, by model.Actor) (model.Job, error) {
+	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") && !filepath.IsAbs(url) {
+		return model.Job{}, hint.Errorf("an address that begins with http:// or https://", "an image cannot be fetched from %.200q", url)
+	}
+	// Before it begins: behind it the machine restarts.
+	if err := m.audit(ctx, by, "update image", url); err != nil {
+		return model.Job{}, err
+	}
+	return m.jobs.start("image", "the image", func(ctx context.Context, one *job) error { return m.agent(ctx, one, "update", url) })
+}
+
+// agent runs apagent; its lines are the steps of the job.
+func (m *Manager) agent(ctx context.Context, one *job, args ...string) error {
+	cmd := run.Command(ctx, m.o.Agent, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	r, w := io.Pipe()
+	cmd.Stdout = w
+	lines := make(chan struct{})
+	go func() {
+		defer close(lines)
+		scanner := bufio.NewScanner(r)
+		for scanner.Scan() {
+			if line := strings.TrimSpace(scanner.Text()); line != "" {
+				one.step("%s", line)
+			}
+		}
+		_, _ = io.Copy(io.Discard, r)
+	}()
+	err := run.Wait(cmd)
+	w.Close()
+	<-lines
+	return err
+}
+
+// RollbackImage is described at model.Platform.
+func (m *Manager) RollbackImage(ctx context.Context, by model.Actor) error {
+	return m.agentJob(ctx, by, "return to the previous image", "rollback")
+}
+
+// Resize is described at model.Platform.
+func (m *Manager) Resize(ctx context.Context, by model.Actor) error {
+	return m.agentJob(ctx, by, "resize the data partition", "resize")
+}
+
+func (m *Manager) agentJob(ctx context.Context, by model.Actor, what, verb string) error {
+	if err := m.audit(ctx, by, what, ""); err != nil {
+		return err
+	}
+	_, err := m.jobs.start(verb, "the image", func(ctx context.Context, one *job) error { return m.agent(ctx, one, verb) })
+	return err
+}
+
+// Restart is described at model.Platform.
+func (m *Manager) Restart(ctx context.Context, by model.Actor) error {
+	return m.power(ctx, by, "restart the machine", "reboot")
+}
+
+// Shutdown is described at model.Platform.
+func (m *Manager) Shutdown(ctx context.Context, by model.Actor) error {
+	return m.power(ctx, by, "shut down the machine", "poweroff")
+}
+
+// power does it in a moment, so that the page that asked is answered.
+func (m *Manager) power(ctx context.Context, by model.Actor, what, program string) error {
+	if m.o.Root != "/" {
+		return errors.New("this is not a machine")
+	}
+	if err := m.audit(ctx, by, what, ""); err != nil {
+		return err
+	}
+	time.AfterFunc(time.Second, func() {
+		if err := run.Cmd(context.Background(), program); err != nil {
+			m.notices.set("power", model.Error, fmt.Errorf("cannot %s: %w", what, err))
+		}
+	})
+	return nil
+}

@@ -1,0 +1,126 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"appplatform/internal/hint"
+	"appplatform/manager/internal/model"
+)
+
+// keptJobs is how many that have ended are remembered.
+const keptJobs = 50
+
+// jobs are what takes long, so that nobody waits for it at a page.
+type jobs struct {
+	changed func()
+
+	mu   sync.Mutex
+	next int
+	list []*job // oldest first
+	work sync.WaitGroup
+}
+
+type job struct {
+	of     *jobs
+	v      model.Job
+	cancel context.CancelFunc
+	told   time.Time
+}
+
+// errBusy is a job for what is being worked on already.
+var errBusy = errors.New("it is being worked on already")
+
+// start begins a job, unless there is one about the same.
+func (j *jobs) start(kind, about string, do func(ctx context.Context, job *job) error) (model.Job, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, other := range j.list {
+		if other.v.About == about && other.v.Ended.IsZero() {
+			return model.Job{}, hint.Errorf("wait until job "+other.v.ID+" has ended, or cancel it", "%s: %w", about, errBusy)
+		}
+	}
+	j.next++
+	ctx, cancel := context.WithCancel(context.Background())
+	one := &job{of: j, cancel: cancel, v: model.Job{ID: strconv.Itoa(j.next), Kind: kind, About: about, Started: time.Now(), Step: "begin"}}
+	j.list = append(j.list, one)
+	ended := 0
+	for i := len(j.list) - 1; i >= 0; i-- {
+		if !j.list[i].v.Ended.IsZero() {
+			if ended++; ended > keptJobs {
+				j.list = slices.Delete(j.list, i, i+1)
+			}
+		}
+	}
+	j.work.Go(func() {
+		defer cancel()
+		err := do(ctx, one)
+		j.mu.Lock()
+		one.v.Ended, one.v.Step = time.Now(), "finished"
+		if err != nil {
+			one.v.Error, one.v.Step = err.Error(), "failed"
+			if ctx.Err() != nil {
+				one.v.Error, one.v.Step = "it was cancelled", "cancelled"
+			}
+		}
+		j.mu.Unlock()
+		j.changed()
+	})
+	go j.changed()
+	return one.v, nil
+}
+
+// step tells what a job is doing.
+func (one *job) step(format string, args ...any) { one.progress(fmt.Sprintf(format, args...), 0, 0) }
+
+// progress tells how far it is, a few times a second.
+func (one *job) progress(step string, done, total int64) {
+	one.of.mu.Lock()
+	quiet := one.v.Step == step && time.Since(one.told) < 300*time.Millisecond
+	one.v.Step, one.v.Done, one.v.Total = step, done, total
+	if !quiet {
+		one.told = time.Now()
+	}
+	one.of.mu.Unlock()
+	if !quiet {
+		one.of.changed()
+	}
+}
+
+// all are the jobs, the newest first.
+func (j *jobs) all() []model.Job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	list := []model.Job{}
+	for _, one := range slices.Backward(j.list) {
+		list = append(list, one.v)
+	}
+	return list
+}
+
+func (j *jobs) stop(id string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, one := range j.list {
+		if one.v.ID == id {
+			one.cancel()
+			return nil
+		}
+	}
+	return model.ErrNotFound
+}
+
+// close cancels all and waits for their ends.
+func (j *jobs) close() {
+	j.mu.Lock()
+	for _, one := range j.list {
+		one.cancel()
+	}
+	j.mu.Unlock()
+	j.work.Wait()
+}

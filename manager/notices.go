@@ -1,0 +1,73 @@
+package manager
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"appplatform/manager/internal/model"
+)
+
+// maxNotices bounds what apps can make the manager remember.
+const maxNotices = 200
+
+// notices are what the administrator should know, by their codes.
+type notices struct {
+	changed func()
+	mu      sync.Mutex
+	list    map[string]model.Notice
+}
+
+// set shows an error until it is cleared. Its way out becomes the hint.
+func (n *notices) set(code, severity string, err error) {
+	text, way, _ := strings.Cut(err.Error(), "\nhint: ")
+	n.mu.Lock()
+	old, there := n.list[code]
+	same := there && old.Text == text && old.Hint == way && old.Severity == severity
+	if !same && (there || len(n.list) < maxNotices) {
+		since := time.Now()
+		if there {
+			since = old.Since
+		}
+		n.list[code] = model.Notice{Code: code, Severity: severity, Text: text, Hint: way, Since: since}
+	}
+	n.mu.Unlock()
+	if !same {
+		n.changed()
+	}
+}
+
+func (n *notices) clear(code string) {
+	n.mu.Lock()
+	_, there := n.list[code]
+	delete(n.list, code)
+	n.mu.Unlock()
+	if there {
+		n.changed()
+	}
+}
+
+// severities are the grave ones first.
+var severities = []string{model.Error, model.Warning, model.Info}
+
+// Notices are described at model.Platform: the gravest first, then by age.
+func (m *Manager) Notices(context.Context) []model.Notice {
+	m.notices.mu.Lock()
+	defer m.notices.mu.Unlock()
+	list := []model.Notice{}
+	for _, notice := range m.notices.list {
+		list = append(list, notice)
+	}
+	slices.SortFunc(list, func(a, b model.Notice) int {
+		if d := slices.Index(severities, a.Severity) - slices.Index(severities, b.Severity); d != 0 {
+			return d
+		}
+		if d := a.Since.Compare(b.Since); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Code, b.Code)
+	})
+	return list
+}

@@ -1,0 +1,189 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"appplatform/internal/atomicfile"
+	"appplatform/manager/internal/cluster"
+	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/state"
+	"appplatform/manager/internal/users"
+)
+
+// A snapshot is what the database held when it was asked last.
+type snapshot struct {
+	Services []model.Service `json:"services"`
+	Settings model.Settings  `json:"settings"`
+}
+
+// loadSnapshot lets everything run that ran before, also without the database.
+func (m *Manager) loadSnapshot() {
+	text, err := os.ReadFile(m.snapshotFile())
+	if err != nil {
+		return
+	}
+	s := snapshot{Settings: state.DefaultSettings}
+	if err := json.Unmarshal(text, &s); err != nil {
+		m.o.Log.Warn("cannot read the copy of the manager's database", "error", err)
+		return
+	}
+	m.take(s)
+}
+
+// take makes what is known be what was read.
+func (m *Manager) take(read snapshot) {
+	m.mu.Lock()
+	m.settings = read.Settings
+	for _, v := range read.Services {
+		s := m.services[v.ID]
+		if s == nil {
+			s = newService(m, v)
+			m.services[v.ID] = s
+		}
+		s.v = v
+	}
+	var gone []*service
+	for id, s := range m.services {
+		if !slices.ContainsFunc(read.Services, func(v model.Service) bool { return v.ID == id }) {
+			delete(m.services, id)
+			gone = append(gone, s)
+		}
+	}
+	m.mu.Unlock()
+	for _, s := range gone {
+		s.remove()
+	}
+}
+
+// follow keeps what is known the same as what the database holds.
+func (m *Manager) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		pause := m.o.Refresh
+		if err := m.refresh(ctx); err != nil && ctx.Err() == nil {
+			m.notices.set("database", model.Error, fmt.Errorf("the database does not answer; apps and pages go on as far as they can: %w", err))
+			pause = min(pause, time.Second)
+		}
+		m.retryInstances()
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// refresh reads the database and brings about what it says.
+func (m *Manager) refresh(ctx context.Context) error {
+	m.refreshing.Lock()
+	defer m.refreshing.Unlock()
+	services, err := m.store.Services(ctx)
+	if err != nil {
+		return err
+	}
+	phases, err := m.store.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	settings, err := m.store.Settings(ctx)
+	if err != nil {
+		return err
+	}
+	pem, err := m.store.Config(ctx, state.WebserverCertificate)
+	if err != nil {
+		return err
+	}
+	if err := m.signin.load(ctx); err != nil {
+		return err
+	}
+	if sizes, err := m.cluster.Sizes(ctx); err == nil {
+		m.mu.Lock()
+		if !maps.Equal(m.sizes, sizes) {
+			defer m.touch()
+		}
+		m.sizes = sizes
+		m.mu.Unlock()
+	}
+	m.notices.clear("database")
+	// An instance whose database is not there yet is not to run.
+	for i := range services {
+		services[i].User = users.Name(services[i].ID)
+		services[i].Instances = slices.DeleteFunc(services[i].Instances, func(v model.Instance) bool {
+			return !slices.ContainsFunc(phases, func(p state.Instance) bool { return p.ID == v.ID && p.Phase == state.Ready })
+		})
+	}
+	read := snapshot{services, settings}
+	m.mu.Lock()
+	first, newSecurity, newPEM := !m.loaded, m.settings.DisableAppSecurity != settings.DisableAppSecurity, m.pem != pem
+	m.loaded, m.pem = true, pem
+	m.mu.Unlock()
+	m.take(read)
+	m.saveSnapshot(read)
+	if first || newSecurity {
+		m.ensureUsers(ctx)
+	}
+	if first {
+		m.applyFirstBoot(ctx)
+		m.mend(ctx, phases)
+		m.flushAudit(ctx)
+		if version, err := m.cluster.Version(ctx); err == nil {
+			m.mu.Lock()
+			m.pgNumber = version
+			m.mu.Unlock()
+		}
+	}
+	m.adoptAll()
+	if first || newPEM {
+		m.pushCertificate(ctx)
+	}
+	m.pushGrants(ctx)
+	m.syncAll()
+	m.touchIf(first)
+	return nil
+}
+
+func (m *Manager) touchIf(changed bool) {
+	if changed {
+		m.touch()
+	}
+}
+
+func (m *Manager) saveSnapshot(s snapshot) {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return
+	}
+	if old, err := os.ReadFile(m.snapshotFile()); err == nil && string(old) == string(text) {
+		return
+	}
+	if err := atomicfile.Write(m.snapshotFile(), text, 0o600); err != nil {
+		m.notices.set("snapshot", model.Warning, hintNoSpace(err))
+		return
+	}
+	m.notices.clear("snapshot")
+}
+
+// mend finishes or removes instances that a manager before left half made.
+func (m *Manager) mend(ctx context.Context, list []state.Instance) {
+	for _, i := range list {
+		var err error
+		d := cluster.Database{Name: i.DBName, User: i.DBUser}
+		switch i.Phase {
+		case state.Creating:
+			if err = m.cluster.Finish(ctx, d, i.DBPassword); err == nil {
+				err = m.store.SetPhase(ctx, i.ID, state.Ready)
+			}
+		case state.Deleting:
+			if err = m.cluster.Drop(ctx, d); err == nil {
+				err = m.store.DeleteInstance(ctx, i.ID)
+			}
+		}
+		if err != nil {
+			m.notices.set("instance-"+i.Key(), model.Error, fmt.Errorf("the instance %s is half made: %w", i.Key(), err))
+		}
+	}
+}

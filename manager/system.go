@@ -1,0 +1,139 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"runtime"
+	"slices"
+	"time"
+
+	"appplatform/internal/run"
+	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/monitor"
+)
+
+// agentStatus is what is read of `apagent status --json`.
+type agentStatus struct {
+	Trial string
+	Sets  []struct {
+		Label   string
+		Current bool
+	}
+	Partitions []struct {
+		Number      int
+		Start, Size int64
+		Mount       string
+	}
+	DiskSize int64 `json:"disk_size"`
+	Problems []string
+}
+
+// statusFresh is how long that is good for: the agent reads the disk for it.
+const statusFresh = time.Minute
+
+// agentStatusNow asks apagent, or remembers what it said.
+func (m *Manager) agentStatusNow(ctx context.Context) agentStatus {
+	m.signin.mu.Lock()
+	s, at := m.signin.status, m.signin.statusAt
+	m.signin.mu.Unlock()
+	if time.Since(at) < statusFresh || !exists(m.o.Agent) {
+		return s
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	text, err := run.Output(ctx, m.o.Agent, "status", "--json")
+	if err == nil {
+		s = agentStatus{}
+		err = json.Unmarshal(text, &s)
+	}
+	if err != nil {
+		m.o.Log.Warn("cannot tell how the machine is", "error", err)
+	}
+	m.signin.mu.Lock()
+	m.signin.status, m.signin.statusAt = s, time.Now()
+	m.signin.mu.Unlock()
+	return s
+}
+
+// previous is the label of the image that does not run.
+func (s agentStatus) previous() string {
+	for _, set := range s.Sets {
+		if !set.Current {
+			return set.Label
+		}
+	}
+	return ""
+}
+
+// canGrow reports whether there is room behind the last partition: more than the
+// table itself needs.
+func (s agentStatus) canGrow() bool {
+	end := int64(0)
+	for _, p := range s.Partitions {
+		end = max(end, p.Start+p.Size)
+	}
+	return end > 0 && s.DiskSize-end > 64<<20
+}
+
+// System is described at model.Platform.
+func (m *Manager) System(ctx context.Context) (model.System, error) {
+	status := m.agentStatusNow(ctx)
+	source := monitor.Source{Root: m.o.Root}
+	s := model.System{
+		Image: m.platform.Label, Previous: status.previous(), Board: m.platform.Board, Arch: m.platform.Arch, Manager: m.o.Version,
+		Webserver: m.control.peer().Version, Processors: runtime.NumCPU(), Memory: source.Memory(), Started: source.Started(),
+		Addresses: addresses(), CanResize: status.canGrow(),
+	}
+	m.mu.Lock()
+	s.PostgreSQL = m.pgNumber
+	m.mu.Unlock()
+	s.Disk, s.DiskFree, _ = monitor.Space(m.o.path(dataDir))
+	return s, nil
+}
+
+// addresses are those that others can reach the machine at.
+func addresses() []string {
+	list := []string{}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return list
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			list = append(list, n.IP.String())
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// Samples are described at model.Platform.
+func (m *Manager) Samples(_ context.Context, n int) ([]model.Sample, error) {
+	return m.monitor.Samples(n), nil
+}
+
+// DiskUsage is described at model.Platform: folders, then databases of instances.
+func (m *Manager) DiskUsage(context.Context) ([]model.Usage, error) {
+	usage := m.walker.Usage(time.Now())
+	if usage == nil {
+		usage = []model.Usage{}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.services {
+		for _, i := range s.v.Instances {
+			if size, ok := m.sizes[i.DBName]; ok {
+				usage = append(usage, model.Usage{What: fmt.Sprintf("database %s", i.DBName), Bytes: size})
+			}
+		}
+	}
+	slices.SortFunc(usage, func(a, b model.Usage) int {
+		if a.Bytes != b.Bytes {
+			return int(max(-1, min(1, b.Bytes-a.Bytes)))
+		}
+		return compare(a.What, b.What)
+	})
+	return usage, nil
+}

@@ -1,0 +1,396 @@
+package webserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appplatform/internal/wire"
+)
+
+// methods are those that apps get, WebDAV's included; others of HTTP's are not
+// allowed, all others not known.
+var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK"}
+
+// ServeHTTP answers a request, of HTTP/1 and HTTP/2 alike.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor > 1 {
+		s.requests.Add(1)
+	}
+	if err := check(r); err != nil {
+		var refused *refusal
+		errors.As(err, &refused)
+		page(w, refused.status, refused.text)
+		return
+	}
+	upgrade := isUpgrade(r)
+	wait := s.newPatience(r.Context())
+	defer wait.end()
+	for {
+		reg, soon, changed := s.table.find(r.URL.Path, upgrade)
+		switch {
+		case reg != nil:
+			err := s.relay(w, r, reg, upgrade)
+			if err == nil {
+				return
+			}
+			// The app is being started anew, or another process of it has
+			// registered by now.
+		case !soon:
+			page(w, http.StatusNotFound, "no app has this address")
+			return
+		}
+		if !wait.more(changed, reg != nil) {
+			w.Header().Set("Retry-After", "5")
+			page(w, http.StatusServiceUnavailable, "the app does not answer at the moment")
+			return
+		}
+	}
+}
+
+func check(r *http.Request) error {
+	switch {
+	case len(r.RequestURI) > maxPath:
+		return refuse(http.StatusRequestURITooLong, "the address is longer than %d bytes", maxPath)
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+		return refuse(http.StatusMethodNotAllowed, "%s is not allowed here", r.Method)
+	case !slices.Contains(methods, r.Method):
+		return refuse(http.StatusNotImplemented, "there is no such method")
+	case r.ProtoMajor > 1 && !isHost(r.Host):
+		return bad("the request must name its host")
+	}
+	return nil
+}
+
+// isUpgrade reports whether the client wants to go on with WebSocket.
+func isUpgrade(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.ProtoMinor == 1 && r.Method == http.MethodGet &&
+		hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
+}
+
+// A patience bounds how long a request waits for an app.
+type patience struct {
+	s       *Server
+	ctx     context.Context
+	end_    time.Time
+	waiting bool
+}
+
+func (s *Server) newPatience(ctx context.Context) *patience { return &patience{s: s, ctx: ctx} }
+
+// more waits until something may have changed: a registration, or, by asking
+// again, a socket. It reports false when the request has waited long enough.
+func (p *patience) more(changed <-chan struct{}, ask bool) bool {
+	if !p.waiting {
+		if p.s.waiters.Add(1) > maxWaiters {
+			p.s.waiters.Add(-1)
+			return false
+		}
+		p.waiting, p.end_ = true, time.Now().Add(holdTime)
+	}
+	left := time.Until(p.end_)
+	if left <= 0 {
+		return false
+	}
+	if ask {
+		left = min(left, retryEvery)
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-p.ctx.Done():
+		return false
+	}
+	return true
+}
+
+func (p *patience) end() {
+	if p.waiting {
+		p.s.waiters.Add(-1)
+	}
+}
+
+// errNotAccepting: nobody listens at an app's socket at the moment.
+var errNotAccepting = errors.New("the app does not accept connections")
+
+// dial connects to the app. The socket must be served by the user who has
+// registered it, or one app could have another's requests.
+func (r *registration) dial(ctx context.Context) (*net.UnixConn, error) {
+	d := net.Dialer{Timeout: dialTime}
+	c, err := d.DialContext(ctx, "unix", r.Socket)
+	if err != nil {
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EAGAIN) {
+			return nil, errNotAccepting
+		}
+		return nil, err
+	}
+	u := c.(*net.UnixConn)
+	cred, err := peer(u)
+	if err == nil && cred.Uid != r.uid {
+		err = fmt.Errorf("%s is served by the user %d and not by %d, who has registered it", r.Socket, cred.Uid, r.uid)
+	}
+	if err != nil {
+		u.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// peer tells who is at the other end.
+func peer(c *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(err, failed)
+}
+
+func (r *registration) transport() *http.Transport {
+	return &http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx) },
+		DisableCompression:     true,
+		MaxIdleConns:           keepCount,
+		MaxIdleConnsPerHost:    keepCount,
+		IdleConnTimeout:        keepIdle,
+		ExpectContinueTimeout:  headTime,
+		MaxResponseHeaderBytes: maxHead,
+	}
+}
+
+// relay answers a request by what the registration says. The only error that it
+// returns is errNotAccepting; then nothing has happened yet.
+func (s *Server) relay(w http.ResponseWriter, r *http.Request, reg *registration, upgrade bool) error {
+	h1, _ := w.(*response)
+	switch {
+	case reg.Kind == wire.KindFiles && upgrade:
+		page(w, http.StatusBadRequest, "there are only files here")
+	case reg.Kind == wire.KindFiles:
+		s.file(w, r, reg)
+	case reg.Kind == wire.KindPassThrough && h1 == nil:
+		page(w, http.StatusHTTPVersionNotSupported, "this address speaks HTTP/1.1 only")
+	case reg.Kind == wire.KindPassThrough:
+		return s.passThrough(h1, r, reg)
+	case reg.Kind == wire.KindWebSocket && !upgrade:
+		w.Header().Set("Upgrade", "websocket")
+		page(w, http.StatusUpgradeRequired, "this address speaks WebSocket only, over HTTP/1.1")
+	case upgrade:
+		return s.upgrade(h1, r, reg)
+	default:
+		return s.forward(w, r, reg)
+	}
+	return nil
+}
+
+// hop are the fields that are between two neighbours only, and those that only
+// the webserver may set.
+var hop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+	"Transfer-Encoding", "Upgrade", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
+	"X-Forwarded-Server", "X-Forwarded-Prefix", "X-Real-Ip"}
+
+// outgoing is the header that the app gets.
+func outgoing(r *http.Request) http.Header {
+	header := make(http.Header, len(r.Header)+4)
+	for name, values := range r.Header {
+		header[name] = values
+	}
+	strip(header, hop)
+	if hasToken(r.Header, "Te", "trailers") {
+		header["Te"] = []string{"trailers"}
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	proto := "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	header["X-Forwarded-For"] = []string{host}
+	header["X-Forwarded-Proto"] = []string{proto}
+	if r.Host != "" {
+		header["X-Forwarded-Host"] = []string{r.Host}
+	}
+	return header
+}
+
+// strip removes the fields and those that Connection names.
+func strip(header http.Header, names []string) {
+	for _, value := range header["Connection"] {
+		for name := range strings.SplitSeq(value, ",") {
+			if name = textproto.TrimString(name); !strings.EqualFold(name, "close") {
+				header.Del(name)
+			}
+		}
+	}
+	for _, name := range names {
+		delete(header, name)
+	}
+}
+
+// forward relays a request and its answer.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, reg *registration) error {
+	out := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: outgoing(r), Body: r.Body, ContentLength: r.ContentLength, Trailer: r.Trailer,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	u := *r.URL
+	u.Scheme, u.Host = "http", "app"
+	out.URL = &u
+	delete(out.Header, "Host")
+	delete(out.Header, "Content-Length")
+	if out.Header["User-Agent"] == nil {
+		out.Header["User-Agent"] = []string{""} // or the transport sends its own
+	}
+	in, paced := s.pace(w, r)
+	if r.Body == http.NoBody || r.ContentLength == 0 {
+		out.Body = http.NoBody
+	} else {
+		out.Body = in
+		out.GetBody = func() (io.ReadCloser, error) { // on a new connection, as long as nothing is lost
+			if b, ok := in.(*body); ok && !b.touched() {
+				return b, nil
+			}
+			return nil, errors.New("a part of the body is gone")
+		}
+	}
+	out = out.WithContext(r.Context())
+	answer, err := reg.http.RoundTrip(out)
+	if errors.Is(err, errNotAccepting) {
+		return errNotAccepting
+	}
+	if err != nil {
+		s.failed(w, r, reg, paced, err)
+		return nil
+	}
+	defer answer.Body.Close()
+	s.copyAnswer(w, r, answer)
+	return nil
+}
+
+// pace bounds how slowly a body may come. In HTTP/1 the body does that itself.
+func (s *Server) pace(w http.ResponseWriter, r *http.Request) (io.ReadCloser, func() error) {
+	if b, ok := r.Body.(*body); ok {
+		return b, b.failure
+	}
+	p := &pacer{ReadCloser: r.Body, rc: http.NewResponseController(w)}
+	return p, p.failure
+}
+
+// A pacer is the body of a request of HTTP/2.
+type pacer struct {
+	io.ReadCloser
+	rc     *http.ResponseController
+	window int
+	err    error
+}
+
+func (p *pacer) Read(b []byte) (int, error) {
+	if p.window <= 0 {
+		p.window = progressBytes
+		_ = p.rc.SetReadDeadline(time.Now().Add(progressTime))
+	}
+	n, err := p.ReadCloser.Read(b)
+	p.window -= n
+	return n, err
+}
+
+// Close leaves the body to the server.
+func (p *pacer) Close() error   { return nil }
+func (p *pacer) failure() error { return nil }
+
+// failed answers a request that got no answer.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, reg *registration, failure func() error, err error) {
+	var refused *refusal
+	var timeout net.Error
+	broken := failure()
+	switch {
+	case r.Context().Err() != nil:
+		if h1, ok := w.(*response); ok {
+			h1.abort()
+		}
+	case errors.As(broken, &refused):
+		page(w, refused.status, refused.text)
+	case errors.As(broken, &timeout) && timeout.Timeout():
+		page(w, http.StatusRequestTimeout, "the request's body came too slowly")
+	case broken != nil:
+		page(w, http.StatusBadRequest, "the request's body cannot be read")
+	default:
+		s.log.Warn("an app did not answer", "path", reg.Path, "socket", reg.Socket, "error", err)
+		page(w, http.StatusBadGateway, "the app broke off before it answered")
+	}
+}
+
+// copyAnswer relays what the app answers, each part when it comes.
+func (s *Server) copyAnswer(w http.ResponseWriter, r *http.Request, answer *http.Response) {
+	strip(answer.Header, []string{"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Transfer-Encoding", "Upgrade"})
+	header := w.Header()
+	for name, values := range answer.Header {
+		header[name] = values
+	}
+	announced := len(answer.Trailer)
+	for name := range answer.Trailer {
+		header.Add("Trailer", name)
+	}
+	w.WriteHeader(answer.StatusCode)
+	err := copyBody(w, answer.Body, answer.ContentLength < 0 && r.Method != http.MethodHead)
+	if err != nil {
+		if h1, ok := w.(*response); ok {
+			h1.abort()
+			return
+		}
+		panic(http.ErrAbortHandler)
+	}
+	for name, values := range answer.Trailer {
+		if announced == 0 {
+			name = http.TrailerPrefix + name
+		}
+		header[name] = values
+	}
+}
+
+// copyBody copies with a bound for how slowly the client may read.
+func copyBody(w http.ResponseWriter, from io.Reader, flush bool) error {
+	rc := http.NewResponseController(w)
+	_, paced := w.(*response)
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	if flush {
+		if f, ok := w.(*response); !ok || f.status != 0 {
+			_ = rc.Flush()
+		}
+	}
+	for {
+		n, err := from.Read((*buf)[:progressBytes])
+		if n > 0 {
+			if !paced {
+				_ = rc.SetWriteDeadline(time.Now().Add(progressTime))
+			}
+			if _, err := w.Write((*buf)[:n]); err != nil {
+				return err
+			}
+			if flush && !paced {
+				_ = rc.Flush()
+				_ = rc.SetWriteDeadline(time.Time{}) // the next part may take its time
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
