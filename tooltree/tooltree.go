@@ -61,6 +61,9 @@ var (
 // Browser has what web pages are tried with.
 var Browser = Kind{"browser", append([]string{"chromium-headless-shell", "fonts-dejavu-core"}, base...)}
 
+// Web has the webserver that ours is measured beside.
+var Web = Kind{"web", append([]string{"nginx"}, base...)}
+
 // Formats has what disk images and documents are judged with by tests: readers
 // that have nothing in common with ours.
 var Formats = Kind{"formats", append([]string{
@@ -68,7 +71,7 @@ var Formats = Kind{"formats", append([]string{
 }, base...)}
 
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Web}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {
