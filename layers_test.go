@@ -25,6 +25,7 @@ var bans = []struct {
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "regexp", "text/template", "html/template"}, "builder code does not belong on the device, nor do large packages for little"},
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
 	{"appplatform/cmd/apimage", []string{"appplatform/image/internal/sbom/sbomtest", "github.com/spdx/...", "github.com/github/...", "github.com/santhosh-tekuri/..."}, "what judges lists is for tests"},
+	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/...", "regexp", "html/template"}, "the webserver stays small, and knows the manager by its messages only"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -86,9 +87,11 @@ func isStandard(path string) bool {
 }
 
 func TestModulesOnDevice(t *testing.T) {
-	for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/apagent") {
-		if !slices.Contains(onDevice, module) {
-			t.Errorf("apagent links the module %s, which is not in the list of what may reach a device", module)
+	for _, program := range []string{"apagent", "webserver"} {
+		for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/"+program) {
+			if !slices.Contains(onDevice, module) {
+				t.Errorf("%s links the module %s, which is not in the list of what may reach a device", program, module)
+			}
 		}
 	}
 }

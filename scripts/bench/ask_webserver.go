@@ -41,6 +41,7 @@ type webLab struct {
 	dir, repo, app string
 	log            func(string)
 	sides          []*webSide
+	registrar      *wire.Conn // the app's, open as long as it wants to be registered
 }
 
 // A webSide is one of the servers, running.
@@ -159,6 +160,9 @@ func (w *webLab) start(name, address string, cmd *exec.Cmd) error {
 }
 
 func (w *webLab) stop() {
+	if w.registrar != nil {
+		w.registrar.Close()
+	}
 	for _, s := range w.sides {
 		_ = s.cmd.Process.Signal(syscall.SIGTERM)
 		_ = s.cmd.Wait()
@@ -199,10 +203,11 @@ func (w *webLab) startOurs(ctx context.Context) error {
 			return err
 		}
 	}
-	registrar, err := wire.Dial(socket) // closed with this process
+	registrar, err := wire.Dial(socket)
 	if err != nil {
 		return err
 	}
+	w.registrar = registrar
 	if err := registrar.Send(wire.Register{Head: wire.Head{MT: "Register"}, Path: "/app", Kind: wire.KindHTTP, Socket: w.app}); err != nil {
 		return err
 	}
@@ -211,8 +216,11 @@ func (w *webLab) startOurs(ctx context.Context) error {
 		return err
 	}
 	var result wire.RegisterResult
-	if err := m.Decode(&result); err != nil || result.Error != "" {
-		return errors.Join(err, errors.New(result.Error))
+	if err := m.Decode(&result); err != nil {
+		return err
+	}
+	if result.Error != "" {
+		return errors.New(result.Error)
 	}
 	return nil
 }
