@@ -144,13 +144,23 @@ func TestAnswers(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		case "nothing":
 			panic(http.ErrAbortHandler)
-		case "early":
-			w.WriteHeader(http.StatusUnauthorized)
-			io.WriteString(w, "who are you")
 		case "range":
 			http.ServeContent(w, r, "x", time.Time{}, strings.NewReader("0123456789"))
 		}
 	}, "/app")
+	// Go's server would wait for the body, this app does not.
+	early := l.listen("early.sock")
+	go func() {
+		for {
+			c, err := early.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 4096))
+			_, _ = io.WriteString(c, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 11\r\n\r\nwho are you")
+		}
+	}()
+	l.register(wire.KindHTTP, early.Addr().String(), "/early")
 	for _, http2 := range []bool{false, true} {
 		c := client(t, http2)
 		url := "https://" + l.https + "/app/"
@@ -165,7 +175,7 @@ func TestAnswers(t *testing.T) {
 		for _, path := range []string{"broken", "broken-chunks"} {
 			answer, err := c.Get(url + path)
 			if err != nil {
-				t.Fatal(err)
+				continue // HTTP/2 may have nothing sent yet
 			}
 			if text, err := io.ReadAll(answer.Body); err == nil {
 				t.Errorf("h2 %v: %s, which the app broke off, came as %q without an error", http2, path, text)
@@ -182,7 +192,7 @@ func TestAnswers(t *testing.T) {
 		// The answer comes although the body never ends.
 		pr, pw := io.Pipe()
 		go func() { _, _ = pw.Write(make([]byte, 1000)) }()
-		r, _ = http.NewRequest("POST", url+"early", pr)
+		r, _ = http.NewRequest("POST", "https://"+l.https+"/early", pr)
 		if answer, text := do(t, c, r); answer.StatusCode != 401 || text != "who are you" {
 			t.Errorf("h2 %v: early answer: %s %q", http2, answer.Status, text)
 		}
