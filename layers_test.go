@@ -25,6 +25,9 @@ var bans = []struct {
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "regexp", "text/template", "html/template"}, "builder code does not belong on the device, nor do large packages for little"},
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
 	{"appplatform/cmd/apimage", []string{"appplatform/image/internal/sbom/sbomtest", "github.com/spdx/...", "github.com/github/...", "github.com/santhosh-tekuri/..."}, "what judges lists is for tests"},
+	{"appplatform/app", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/jackc/pgx/..."}, "it is for authors of apps, who choose their database's library"},
+	{"appplatform/apps/apidemo", []string{"appplatform/manager/..."}, "an app knows the manager by the protocol only"},
+	{"appplatform/manager/internal/supervise", []string{"net/http", "github.com/jackc/pgx/...", "appplatform/app"}, "it runs apps also when all else of the manager is broken"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -42,6 +45,13 @@ var onDevice = []string{
 	"github.com/vmware/vmw-guestinfo", // first-boot configuration; virtual machines only
 	"go.yaml.in/yaml/v3",              // the same, of a cloud-init drive
 	"golang.org/x/exp",                // of u-root's kexec
+	"github.com/coder/websocket",      // WebSockets of apps and the manager
+	"github.com/jackc/pgx/v5",         // databases of apps and the manager
+	"github.com/jackc/pgpassfile",     // of pgx
+	"github.com/jackc/pgservicefile",  // of pgx
+	"github.com/jackc/puddle/v2",      // of pgx's pool
+	"golang.org/x/sync",
+	"golang.org/x/text", // of pgx
 	"golang.org/x/crypto",
 	"golang.org/x/sys",
 	"golang.org/x/term",
@@ -86,16 +96,18 @@ func isStandard(path string) bool {
 }
 
 func TestModulesOnDevice(t *testing.T) {
-	for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/apagent") {
-		if !slices.Contains(onDevice, module) {
-			t.Errorf("apagent links the module %s, which is not in the list of what may reach a device", module)
+	for _, program := range []string{"./cmd/apagent", "./apps/apidemo"} {
+		for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", program) {
+			if !slices.Contains(onDevice, module) {
+				t.Errorf("%s links the module %s, which is not in the list of what may reach a device", program, module)
+			}
 		}
 	}
 }
 
 // TestDocsAreFinished finds what was meant to be filled in.
 func TestDocsAreFinished(t *testing.T) {
-	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md", "docs/sbom.md"} {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/disk-layout.md", "docs/sbom.md", "docs/app-protocol.md", "docs/first-app.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

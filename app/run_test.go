@@ -22,11 +22,10 @@ import (
 
 // A peer is the manager or the webserver: it listens where the app connects to.
 type peer struct {
-	t      *testing.T
-	l      net.Listener
-	path   string
-	conns  chan *wire.Conn
-	listed sync.WaitGroup
+	t     *testing.T
+	l     net.Listener
+	path  string
+	conns chan *wire.Conn
 }
 
 func listen(t *testing.T, path string) *peer {
