@@ -253,7 +253,7 @@ func TestDelays(t *testing.T) {
 	if fmt.Sprint(got) != want {
 		t.Errorf("delays %v; want %s", got, want)
 	}
-	s.early = 1 << 40
+	s.early = 1 << 30
 	if d := s.delay(); d != time.Minute {
 		t.Errorf("the delay of the last start is %v", d)
 	}
