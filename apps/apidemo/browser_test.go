@@ -118,13 +118,18 @@ func TestBrowser(t *testing.T) {
 	do("see", item("two"))
 	picture("notes")
 	var wide, errors bool
+	var state string
 	do("measure", chromedp.Evaluate("document.documentElement.scrollWidth > 360", &wide),
-		chromedp.Evaluate("document.documentElement.lang != 'de' || document.querySelectorAll('li b').length > 0", &errors))
+		chromedp.Evaluate("document.documentElement.lang != 'de' || document.querySelectorAll('li b').length > 0", &errors),
+		chromedp.Text("#state", &state))
 	if wide {
 		t.Error("the page is wider than a phone")
 	}
 	if errors {
 		t.Error("the page is not in German, or a note became a part of it")
+	}
+	if state != german.Online {
+		t.Errorf("the page says %s; want %s", state, german.Online)
 	}
 	// PostgreSQL crashes; the page goes on when it is back.
 	pg.stop()
