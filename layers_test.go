@@ -34,6 +34,8 @@ var bans = []struct {
 	{"appplatform/manager/internal/cluster", []string{"testing", "appplatform/manager/internal/state", "appplatform/tooltree"}, "what the manager remembers stands above the databases that it makes"},
 	{"appplatform/manager/internal/state", []string{"testing", "net/http", "appplatform/tooltree"}, "the manager's memory knows no pages"},
 	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/...", "regexp", "html/template"}, "the webserver stays small, and knows the manager by its messages only"},
+	{"appplatform/apps/apidemo", []string{"appplatform/manager/..."}, "an app knows the manager by the protocol only"},
+	{"appplatform/manager/internal/supervise", []string{"net/http", "github.com/jackc/pgx/...", "appplatform/app"}, "it runs apps also when all else of the manager is broken"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -120,7 +122,7 @@ func TestModulesOnDevice(t *testing.T) {
 
 // TestDocsAreFinished finds what was meant to be filled in.
 func TestDocsAreFinished(t *testing.T) {
-	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/database.md", "docs/disk-layout.md", "docs/sbom.md"} {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/database.md", "docs/disk-layout.md", "docs/sbom.md", "docs/app-protocol.md", "docs/first-app.md", "docs/webserver.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
