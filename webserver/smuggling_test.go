@@ -99,26 +99,27 @@ func TestSmuggling(t *testing.T) {
 // TestGoodRequests are those that look odd and are right: the app gets as many
 // requests as were sent.
 func TestGoodRequests(t *testing.T) {
+	const last = "GET /app HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 	l := open(t)
 	for i, test := range []struct {
 		name, request string
 		want          int
 	}{
-		{"two behind each other", "GET /app HTTP/1.1\r\nHost: x\r\n\r\n" + hidden, 2},
-		{"a body that looks like a request", "POST /app HTTP/1.1\r\nHost: x\r\nContent-Length: 38\r\n\r\n" + hidden, 1},
-		{"chunks with extensions", "POST /app HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n26;a=b;c=\"d\"\r\n" + hidden + "\r\n0\r\nX-T: y\r\n\r\n" + hidden, 2},
-		{"an empty line before", "\r\nGET /app HTTP/1.1\r\nHost: x\r\n\r\n", 1},
-		{"a whole URL", "GET http://X:80/app HTTP/1.1\r\nHost: x:80\r\n\r\n", 1},
-		{"IPv6", "GET /app HTTP/1.1\r\nHost: [::1]:443\r\n\r\n", 1},
+		{"two behind each other", "GET /app HTTP/1.1\r\nHost: x\r\n\r\n" + last, 2},
+		{"a body that looks like a request", "POST /app HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 38\r\n\r\n" + hidden, 1},
+		{"chunks with extensions", "POST /app HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n26;a=b;c=\"d\"\r\n" + hidden + "\r\n0\r\nX-T: y\r\n\r\n" + last, 2},
+		{"an empty line before", "\r\n" + last, 1},
+		{"a whole URL", "GET http://X:80/app HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n", 1},
+		{"IPv6", "GET /app HTTP/1.1\r\nHost: [::1]:443\r\nConnection: close\r\n\r\n", 1},
 		{"HTTP/1.0", "GET /app HTTP/1.0\r\n\r\n", 1},
-		{"bytes beyond ASCII", "GET /app/\xc3\xa4?\xc3\xa4 HTTP/1.1\r\nHost: x\r\nX: \xe4\r\n\r\n", 1},
+		{"bytes beyond ASCII", "GET /app/\xc3\xa4?\xc3\xa4 HTTP/1.1\r\nHost: x\r\nX: \xe4\r\nConnection: keep-alive, close\r\n\r\n", 1},
 	} {
 		path := fmt.Sprintf("/n%d", i)
 		w := l.witness(wire.KindHTTP, path)
 		request := strings.ReplaceAll(strings.ReplaceAll(test.request, "/app", path), "Content-Length: 38", fmt.Sprintf("Content-Length: %d", len(hidden)-4+len(path)))
 		request = strings.ReplaceAll(request, "26;", fmt.Sprintf("%x;", len(hidden)-4+len(path)))
-		answer, _ := l.exchange(request, time.Second)
-		if n := strings.Count(answer, "HTTP/1.1 200 OK\r\n"); n != test.want || strings.Count(answer, "HTTP/1.1 ") != test.want {
+		answer, closed := l.exchange(request, 15*time.Second)
+		if n := strings.Count(answer, "HTTP/1.1 200 OK\r\n"); n != test.want || strings.Count(answer, "HTTP/1.1 ") != test.want || !closed {
 			t.Errorf("%s: %d answers; want %d: %q\nthe app got %q", test.name, n, test.want, answer, w.all())
 		}
 	}
