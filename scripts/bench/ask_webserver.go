@@ -191,6 +191,13 @@ func (w *webLab) startOurs(ctx context.Context) error {
 		return err
 	}
 	manager, err := wire.Dial(control)
+	for range 500 { // it accepts clients a little before the manager
+		if err == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+		manager, err = wire.Dial(control)
+	}
 	if err != nil {
 		return err
 	}
