@@ -375,7 +375,7 @@ func (s *webSide) measureSockets(connections int) error {
 	}()
 	err := inParallel(16, func(worker int) error {
 		for i := worker; i < connections; i += 16 {
-			c, err := openSocket(s.address)
+			c, err := openSocket(s.address, i)
 			if err != nil {
 				return err
 			}
@@ -394,8 +394,10 @@ func (s *webSide) measureSockets(connections int) error {
 	return err
 }
 
-func openSocket(address string) (net.Conn, error) {
-	c, err := tls.Dial("tcp", address, benchTLS)
+// openSocket comes from one of several addresses: each may have 5,000 connections.
+func openSocket(address string, i int) (net.Conn, error) {
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+i%8))}}
+	c, err := tls.DialWithDialer(from, "tcp", address, benchTLS)
 	if err != nil {
 		return nil, err
 	}
