@@ -99,26 +99,27 @@ func TestSmuggling(t *testing.T) {
 // TestGoodRequests are those that look odd and are right: the app gets as many
 // requests as were sent.
 func TestGoodRequests(t *testing.T) {
+	const last = "GET /app HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 	l := open(t)
 	for i, test := range []struct {
 		name, request string
 		want          int
 	}{
-		{"two behind each other", "GET /app HTTP/1.1\r\nHost: x\r\n\r\n" + hidden, 2},
-		{"a body that looks like a request", "POST /app HTTP/1.1\r\nHost: x\r\nContent-Length: 38\r\n\r\n" + hidden, 1},
-		{"chunks with extensions", "POST /app HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n26;a=b;c=\"d\"\r\n" + hidden + "\r\n0\r\nX-T: y\r\n\r\n" + hidden, 2},
-		{"an empty line before", "\r\nGET /app HTTP/1.1\r\nHost: x\r\n\r\n", 1},
-		{"a whole URL", "GET http://X:80/app HTTP/1.1\r\nHost: x:80\r\n\r\n", 1},
-		{"IPv6", "GET /app HTTP/1.1\r\nHost: [::1]:443\r\n\r\n", 1},
+		{"two behind each other", "GET /app HTTP/1.1\r\nHost: x\r\n\r\n" + last, 2},
+		{"a body that looks like a request", "POST /app HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 38\r\n\r\n" + hidden, 1},
+		{"chunks with extensions", "POST /app HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n26;a=b;c=\"d\"\r\n" + hidden + "\r\n0\r\nX-T: y\r\n\r\n" + last, 2},
+		{"an empty line before", "\r\n" + last, 1},
+		{"a whole URL", "GET http://X:80/app HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n", 1},
+		{"IPv6", "GET /app HTTP/1.1\r\nHost: [::1]:443\r\nConnection: close\r\n\r\n", 1},
 		{"HTTP/1.0", "GET /app HTTP/1.0\r\n\r\n", 1},
-		{"bytes beyond ASCII", "GET /app/\xc3\xa4?\xc3\xa4 HTTP/1.1\r\nHost: x\r\nX: \xe4\r\n\r\n", 1},
+		{"bytes beyond ASCII", "GET /app/\xc3\xa4?\xc3\xa4 HTTP/1.1\r\nHost: x\r\nX: \xe4\r\nConnection: keep-alive, close\r\n\r\n", 1},
 	} {
 		path := fmt.Sprintf("/n%d", i)
 		w := l.witness(wire.KindHTTP, path)
 		request := strings.ReplaceAll(strings.ReplaceAll(test.request, "/app", path), "Content-Length: 38", fmt.Sprintf("Content-Length: %d", len(hidden)-4+len(path)))
 		request = strings.ReplaceAll(request, "26;", fmt.Sprintf("%x;", len(hidden)-4+len(path)))
-		answer, _ := l.exchange(request, time.Second)
-		if n := strings.Count(answer, "HTTP/1.1 200 OK\r\n"); n != test.want || strings.Count(answer, "HTTP/1.1 ") != test.want {
+		answer, closed := l.exchange(request, 15*time.Second)
+		if n := strings.Count(answer, "HTTP/1.1 200 OK\r\n"); n != test.want || strings.Count(answer, "HTTP/1.1 ") != test.want || !closed {
 			t.Errorf("%s: %d answers; want %d: %q\nthe app got %q", test.name, n, test.want, answer, w.all())
 		}
 	}
@@ -183,4 +184,64 @@ func TestSlowHead(t *testing.T) {
 		}
 	}
 	eventually(t, "nobody is left", func() bool { return l.door.count() <= 1 && l.door.halfOpen.Load() == 0 })
+}
+
+// TestTooMany: who comes when there are too many gets an answer, and a place when
+// somebody has left.
+func TestTooMany(t *testing.T) {
+	l := open(t)
+	l.app(wire.KindHTTP, tell, "/app")
+	l.door.mu.Lock()
+	l.door.limit = 1
+	l.door.mu.Unlock()
+	first, err := net.Dial("tcp", l.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	eventually(t, "the first is in", func() bool { return l.door.count() == 1 })
+	const request = "GET /app HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	if answer, closed := l.exchange(request, 15*time.Second); !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !closed {
+		t.Errorf("the second: %q, closed %v", answer, closed)
+	}
+	if answer, _ := get(t, client(t, false), "https://"+l.https+"/app"); answer.StatusCode != 503 {
+		t.Errorf("the second over TLS: %s", answer.Status)
+	}
+	first.Close()
+	eventually(t, "the first has left", func() bool { return l.door.count() == 0 })
+	if answer, _ := l.exchange(request, 15*time.Second); !strings.HasPrefix(answer, "HTTP/1.1 200 ") {
+		t.Errorf("after the first has left: %q", answer)
+	}
+}
+
+// TestPatience: which paths are worth waiting for.
+func TestPatience(t *testing.T) {
+	tab := newTable()
+	soon := func(path string) bool {
+		_, soon, _ := tab.find(path, false)
+		return soon
+	}
+	if !soon("/b") {
+		t.Error("just started, nothing granted yet: no patience")
+	}
+	tab.grant([]wire.Grant{{UID: 1, Path: "/a"}})
+	if !soon("/a/x") || soon("/b") {
+		t.Errorf("just started: /a/x %v, /b %v; want true, false", soon("/a/x"), soon("/b"))
+	}
+	tab.began = tab.began.Add(-startTime)
+	if soon("/a/x") {
+		t.Error("long after the start: patience for a path that nobody had")
+	}
+	r, err := tab.add(wire.Register{Path: "/a", Kind: wire.KindHTTP, Socket: "/s"}, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab.remove(r)
+	if !soon("/a/x") {
+		t.Error("no patience for a path that was there a moment ago")
+	}
+	tab.left["/a"] = tab.left["/a"].Add(-rememberTime)
+	if soon("/a/x") {
+		t.Error("patience for a path that has been gone for long")
+	}
 }
