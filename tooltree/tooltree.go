@@ -67,8 +67,12 @@ var Formats = Kind{"formats", append([]string{
 	"libxml2-utils", "qemu-utils", "python3-minimal", "python3-libvmdk", "python3-libvhdi", "python3-libqcow",
 }, base...)}
 
+// Debug has what core files and running programs are looked into with, those of
+// gateways, too.
+var Debug = Kind{"debug", append([]string{"gdb-multiarch", "binutils"}, base...)}
+
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Debug}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {
