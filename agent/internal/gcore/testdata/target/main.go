@@ -32,8 +32,8 @@ func main() {
 	dirty, _ := strconv.Atoi(os.Args[1]) // MiB to write to
 	copy(text[:], fmt.Sprint("the truth is ", 40+2))
 
-	big := mapMemory(256<<20, syscall.MAP_PRIVATE)
-	copy(big[100<<20:], "an island")
+	big := mapMemory(64<<20, syscall.MAP_PRIVATE)
+	copy(big[40<<20:], "an island")
 	secret := mapMemory(1<<20, syscall.MAP_PRIVATE)
 	copy(secret, "a secret")
 	must(syscall.Madvise(secret, 16)) // MADV_DONTDUMP
@@ -50,7 +50,7 @@ func main() {
 		must(syscall.Pipe(fds[:]))
 		go waiter(fds[0])
 	}
-	must(json.NewEncoder(os.Stdout).Encode(Layout{address(text[:]), address(big[100<<20:]), address(secret), address(shared[4096:])}))
+	must(json.NewEncoder(os.Stdout).Encode(Layout{address(text[:]), address(big[40<<20:]), address(secret), address(shared[4096:])}))
 	answer()
 }
 
