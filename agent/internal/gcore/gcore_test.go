@@ -43,7 +43,7 @@ func arches(t *testing.T) []string {
 func TestDump(t *testing.T) {
 	for _, arch := range arches(t) {
 		t.Run(arch, func(t *testing.T) {
-			p := startTarget(t, arch, 1)
+			p := startTarget(t, arch, "1")
 			core := p.dump()
 			p.wantRunning()
 			out := gdb(t, []string{p.program, core}, "info threads", "bt", "info proc mappings",
@@ -92,7 +92,7 @@ func checkNotes(t *testing.T, core string, names ...string) {
 func TestRegisters(t *testing.T) {
 	for _, arch := range arches(t) {
 		t.Run(arch, func(t *testing.T) {
-			p := startTarget(t, arch, 1)
+			p := startTarget(t, arch, "1")
 			if err := syscall.Kill(p.pid, syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +147,7 @@ func (p *target) waitFor(ok func(status) bool) {
 
 // A dumper that is killed lets its victim go.
 func TestKilled(t *testing.T) {
-	p := startTarget(t, "", 256)
+	p := startTarget(t, "", "256")
 	for range 100 {
 		cmd := exec.Command(os.Args[0], filepath.Join(t.TempDir(), "core"))
 		cmd.Env = append(os.Environ(), "GCORE_OF="+strconv.Itoa(p.pid))
@@ -178,7 +178,7 @@ func TestKilled(t *testing.T) {
 // Somebody who does not want to wait any longer has neither a file nor a process
 // that stands still.
 func TestCancelled(t *testing.T) {
-	p := startTarget(t, "", 1)
+	p := startTarget(t, "", "1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	file := filepath.Join(t.TempDir(), "core")
@@ -193,7 +193,7 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestDumpRefuses(t *testing.T) {
-	p := startTarget(t, "", 1)
+	p := startTarget(t, "", "1")
 	dir := t.TempDir()
 	old := filepath.Join(dir, "old")
 	if err := os.WriteFile(old, []byte("precious"), 0o644); err != nil {
@@ -241,12 +241,53 @@ func TestDumpRefuses(t *testing.T) {
 	p.wantRunning()
 }
 
-// Two debuggers at once do not work.
-func TestTraced(t *testing.T) {
-	p := startTarget(t, "", 1)
+// A process with more memory than there is room leaves the disk as it was.
+func TestNoRoom(t *testing.T) {
+	arches(t)
+	p := startTarget(t, "amd64", "1", strconv.Itoa(32<<20))
+	file := filepath.Join(t.TempDir(), "core")
+	err := Dump(t.Context(), p.pid, file)
+	if err == nil || !strings.Contains(err.Error(), "a core file of 32768.0 GiB does not fit where ") || !strings.Contains(err.Error(), "\nhint: make room") {
+		t.Errorf("Dump() = %v; want that there is no room", err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+	p.wantRunning()
+}
+
+// A signal that arrives while a thread is being stopped is not lost.
+func TestSignalIsKept(t *testing.T) {
+	p := startTarget(t, "", "1")
 	onOwnThread(func() {
 		if err := unix.PtraceSeize(p.pid); err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return
+		}
+		if err := unix.Tgkill(p.pid, p.pid, unix.SIGUSR1); err != nil {
+			t.Error(err)
+		}
+		th := &tracee{id: p.pid}
+		if ok, err := th.wait(t.Context()); !ok || err != nil || th.signal != unix.SIGUSR1 {
+			t.Errorf("wait() = %v, %v, stopped by signal %v; want SIGUSR1", ok, err, th.signal)
+		}
+		detach([]*tracee{th})
+	})
+	for deadline := time.Now().Add(time.Minute); !strings.HasSuffix(p.ask(), " 1\n"); {
+		if time.Now().After(deadline) {
+			t.Fatal("the signal never arrives")
+		}
+	}
+	p.wantRunning()
+}
+
+// Two debuggers at once do not work.
+func TestTraced(t *testing.T) {
+	p := startTarget(t, "", "1")
+	onOwnThread(func() {
+		if err := unix.PtraceSeize(p.pid); err != nil {
+			t.Error(err)
+			return
 		}
 		err := Dump(t.Context(), p.pid, filepath.Join(t.TempDir(), "core"))
 		if want := fmt.Sprintf("is being debugged by process %d\nhint: ", os.Getpid()); err == nil || !strings.Contains(err.Error(), want) {
@@ -269,7 +310,7 @@ func TestNotPermitted(t *testing.T) {
 	}
 	pid := 1
 	if os.Getuid() == 0 {
-		pid = startTarget(t, "", 1).pid
+		pid = startTarget(t, "", "1").pid
 	}
 	onOwnThread(func() {
 		const nobody = 65534

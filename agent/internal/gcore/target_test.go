@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,8 +29,8 @@ type target struct {
 	layout  struct{ Text, Big, Secret, Shared uint64 }
 }
 
-// startTarget compiles the program and starts it with so many MiB of memory.
-func startTarget(t *testing.T, arch string, dirty int) *target {
+// startTarget compiles the program and starts it.
+func startTarget(t *testing.T, arch string, args ...string) *target {
 	t.Helper()
 	p := &target{T: t, program: filepath.Join(t.TempDir(), "target")}
 	build := run.Command(t.Context(), "go", "build", "-o", p.program, "./testdata/target")
@@ -39,7 +38,7 @@ func startTarget(t *testing.T, arch string, dirty int) *target {
 	if err := run.Wait(build); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(p.program, strconv.Itoa(dirty))
+	p.cmd = exec.Command(p.program, args...)
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -71,17 +70,27 @@ func startTarget(t *testing.T, arch string, dirty int) *target {
 // wantRunning finds out that the program answers, counts, and is held by nobody.
 func (p *target) wantRunning() {
 	p.Helper()
-	if _, err := fmt.Fprintln(p.in); err != nil {
-		p.Fatal(err)
-	}
-	if line, err := p.out.ReadString('\n'); line != "alive the truth is 42\n" {
-		p.Errorf("the program answers %q, %v; want that it is alive", line, err)
+	if line := p.ask(); !strings.HasPrefix(line, "alive the truth is 42 ") {
+		p.Errorf("the program answers %q; want that it is alive", line)
 	}
 	for id, s := range p.threads() {
 		if s["TracerPid"] != "0" || strings.HasPrefix(s["State"], "t") || strings.HasPrefix(s["State"], "T") {
 			p.Errorf("thread %d is %s, traced by %s; want it to go on", id, s["State"], s["TracerPid"])
 		}
 	}
+}
+
+// ask makes the program answer.
+func (p *target) ask() string {
+	p.Helper()
+	if _, err := fmt.Fprintln(p.in); err != nil {
+		p.Fatal(err)
+	}
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		p.Fatal(err)
+	}
+	return line
 }
 
 // threads are what /proc tells of the threads.

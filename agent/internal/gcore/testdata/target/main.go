@@ -1,5 +1,6 @@
 // Command target is a program to be saved while it runs: a main thread that answers
-// what it is asked, one that counts, and two that wait.
+// what it is asked, one that counts, and two that wait. It is told how many MiB it
+// is to write to and, if it is, to reserve.
 package main
 
 import (
@@ -7,8 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -21,8 +24,9 @@ type Layout struct {
 }
 
 var (
-	text  [32]byte
-	count atomic.Uint64
+	text    [32]byte
+	count   atomic.Uint64
+	signals atomic.Uint64
 )
 
 func main() {
@@ -44,12 +48,24 @@ func main() {
 		filled[i] = byte(i) | 1
 	}
 
-	go counter()
+	if len(os.Args) > 2 { // MiB to reserve for sharing, and not to touch
+		reserved, err := strconv.Atoi(os.Args[2])
+		must(err)
+		mapMemory(reserved<<20, syscall.MAP_SHARED|syscall.MAP_NORESERVE)
+	}
+
+	arrived := make(chan os.Signal, 16)
+	signal.Notify(arrived, syscall.SIGUSR1)
+	go signalCounter(arrived)
+	var started sync.WaitGroup
+	started.Add(3)
+	go counter(&started)
 	for range 2 {
 		var fds [2]int
 		must(syscall.Pipe(fds[:]))
-		go waiter(fds[0])
+		go waiter(&started, fds[0])
 	}
+	started.Wait()
 	must(json.NewEncoder(os.Stdout).Encode(Layout{address(text[:]), address(big[40<<20:]), address(secret), address(shared[4096:])}))
 	answer()
 }
@@ -63,22 +79,28 @@ func answer() {
 		for before := count.Load(); count.Load() == before; {
 			time.Sleep(time.Millisecond)
 		}
-		fmt.Println("alive", string(filledText()))
+		fmt.Println("alive", string(text[:15]), signals.Load())
 	}
 }
 
-func filledText() []byte { return text[:15] }
+func signalCounter(arrived <-chan os.Signal) {
+	for range arrived {
+		signals.Add(1)
+	}
+}
 
-func counter() {
+func counter(started *sync.WaitGroup) {
 	runtime.LockOSThread()
+	started.Done()
 	for {
 		count.Add(1)
 		time.Sleep(100 * time.Microsecond)
 	}
 }
 
-func waiter(fd int) {
+func waiter(started *sync.WaitGroup, fd int) {
 	runtime.LockOSThread()
+	started.Done()
 	var b [1]byte
 	for {
 		_, _ = syscall.Read(fd, b[:])
