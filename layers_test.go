@@ -24,6 +24,12 @@ var bans = []struct {
 	{"appplatform/rootfs", []string{"appplatform/image/...", "appplatform/agent/...", "appplatform/tooltree", "os/exec"}, "a tree is made from packages and lists, without running anything"},
 	{"appplatform/agent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "regexp", "text/template", "html/template"}, "builder code does not belong on the device, nor do large packages for little"},
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
+	{"appplatform/cmd/manager", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "appplatform/agent/..."}, "the manager reaches the agent by running it, and builder code does not belong on the device"},
+	{"appplatform/cmd/webserver", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "appplatform/agent/...", "appplatform/manager/...", "appplatform/app", "github.com/jackc/pgx/...", "github.com/coder/..."}, "the webserver has no state and stays small: the manager tells it what it needs"},
+	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/app"}, "the webserver knows the protocol only"},
+	{"appplatform/app", []string{"appplatform/manager/...", "appplatform/webserver/...", "appplatform/agent/...", "github.com/jackc/pgx/..."}, "apps know the protocol only, and choose how they speak to their database"},
+	{"appplatform/manager/internal/web", []string{"appplatform/manager/internal/state", "appplatform/manager/internal/cluster", "appplatform/manager/internal/supervise", "github.com/jackc/pgx/..."}, "pages show a model.Platform and decide nothing"},
+	{"appplatform/manager/internal/api", []string{"appplatform/manager/internal/state", "appplatform/manager/internal/cluster", "appplatform/manager/internal/supervise", "github.com/jackc/pgx/..."}, "the API shows a model.Platform and decides nothing"},
 	{"appplatform/cmd/apimage", []string{"appplatform/image/internal/sbom/sbomtest", "github.com/spdx/...", "github.com/github/...", "github.com/santhosh-tekuri/..."}, "what judges lists is for tests"},
 	{"appplatform/manager/internal/secret", []string{"appplatform/manager/...", "github.com/..."}, "passwords need no database"},
 	{"appplatform/manager/internal/cluster", []string{"testing", "appplatform/manager/internal/state", "appplatform/tooltree"}, "what the manager remembers stands above the databases that it makes"},
@@ -32,28 +38,33 @@ var bans = []struct {
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
 
-// onDevice are the modules that may be linked into what runs on a device.
-var onDevice = []string{
-	"appplatform",
-	"aead.dev/minisign",               // signatures of image sets
-	"github.com/therootcompany/xz",    // unpacking the root file system
-	"github.com/vishvananda/netlink",  // addresses and routes
-	"github.com/vishvananda/netns",    // of netlink
-	"github.com/u-root/u-root",        // mounts, kexec
-	"github.com/u-root/uio",           // of u-root's device trees
-	"github.com/pierrec/lz4/v4",       // of uio
-	"github.com/vmware/vmw-guestinfo", // first-boot configuration; virtual machines only
-	"go.yaml.in/yaml/v3",              // the same, of a cloud-init drive
-	"golang.org/x/exp",                // of u-root's kexec
-	"github.com/jackc/pgx/v5",         // the manager's way to the database
-	"github.com/jackc/pgpassfile",     // of pgx
-	"github.com/jackc/pgservicefile",  // of pgx
-	"github.com/jackc/puddle/v2",      // of pgx's pool
-	"golang.org/x/sync",               // the same
-	"golang.org/x/text",               // of pgx: passwords beyond ASCII
-	"golang.org/x/crypto",
-	"golang.org/x/sys",
-	"golang.org/x/term",
+// onDevice are the modules that may be linked into what runs on a device, by
+// program. All may have those of golang.org that are named first.
+var onDevice = map[string][]string{
+	"": {"appplatform", "golang.org/x/crypto", "golang.org/x/sys"},
+	"apagent": {
+		"aead.dev/minisign",               // signatures of image sets
+		"github.com/therootcompany/xz",    // unpacking the root file system
+		"github.com/vishvananda/netlink",  // addresses and routes
+		"github.com/vishvananda/netns",    // of netlink
+		"github.com/u-root/u-root",        // mounts, kexec
+		"github.com/u-root/uio",           // of u-root's device trees
+		"github.com/pierrec/lz4/v4",       // of uio
+		"github.com/vmware/vmw-guestinfo", // first-boot configuration; virtual machines only
+		"go.yaml.in/yaml/v3",              // the same, of a cloud-init drive
+		"golang.org/x/exp",                // of u-root's kexec
+		"golang.org/x/term",
+	},
+	"manager": {
+		"github.com/jackc/pgx/v5",        // its database and those of instances
+		"github.com/jackc/pgpassfile",    // of pgx
+		"github.com/jackc/pgservicefile", // of pgx
+		"github.com/jackc/puddle/v2",     // of pgx's pool
+		"github.com/coder/websocket",     // its API
+		"golang.org/x/sync",              // of puddle
+		"golang.org/x/text",              // of pgx: passwords as SCRAM wants them
+	},
+	"webserver": nil,
 }
 
 func list(t *testing.T, args ...string) []string {
@@ -95,9 +106,14 @@ func isStandard(path string) bool {
 }
 
 func TestModulesOnDevice(t *testing.T) {
-	for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/apagent", "./manager/...") {
-		if !slices.Contains(onDevice, module) {
-			t.Errorf("agent or manager link the module %s, which is not in the list of what may reach a device", module)
+	for program, own := range onDevice {
+		if program == "" {
+			continue
+		}
+		for _, module := range list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/"+program) {
+			if !slices.Contains(onDevice[""], module) && !slices.Contains(own, module) {
+				t.Errorf("%s links the module %s, which is not in the list of what may reach a device", program, module)
+			}
 		}
 	}
 }

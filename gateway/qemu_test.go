@@ -15,6 +15,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"appplatform/internal/browsertest"
 	"appplatform/internal/testtools"
 	"appplatform/tooltree"
 	"appplatform/vmtest"
@@ -49,12 +50,12 @@ func builtImage(t *testing.T, board string) string {
 func TestAdministrator(t *testing.T) {
 	for _, test := range []struct {
 		model, rootfs, data string
-		choose              func(u user, image string)
-		procedures          []func(u user, g *Gateway, rootfs, data string)
+		choose              func(u browsertest.User, image string)
+		procedures          []func(u browsertest.User, g *Gateway, rootfs, data string)
 	}{
 		{"IPx10", "/dev/sda3", "/dev/sda2", upload, nil},
-		{"IPx11", "/dev/sda3", "/dev/sda2", namePath, []func(user, *Gateway, string, string){recoverFileSystem, startsAfterUpdate}},
-		{"IPx13", "/dev/nvme0n1p3", "/dev/nvme0n1p2", chooseVersion, []func(user, *Gateway, string, string){recoverFileSystem, startsAfterUpdate}},
+		{"IPx11", "/dev/sda3", "/dev/sda2", namePath, []func(browsertest.User, *Gateway, string, string){recoverFileSystem, startsAfterUpdate}},
+		{"IPx13", "/dev/nvme0n1p3", "/dev/nvme0n1p2", chooseVersion, []func(browsertest.User, *Gateway, string, string){recoverFileSystem, startsAfterUpdate}},
 	} {
 		t.Run(test.model, func(t *testing.T) {
 			t.Parallel()
@@ -71,7 +72,9 @@ func TestAdministrator(t *testing.T) {
 			t.Cleanup(g.Close)
 			server := httptest.NewServer(g.Handler(""))
 			t.Cleanup(server.Close)
-			u := user{t, browse(t, filepath.Dir(image)), server.URL, test.model}
+			u := browsertest.Open(t, browsertest.Options{
+				Base: server.URL, Pictures: "../out/gateway-pictures", Name: test.model, Files: []string{filepath.Dir(image)},
+			})
 			t.Cleanup(func() {
 				if t.Failed() {
 					t.Logf("the console ends with:\n%s", g.Console())
@@ -99,60 +102,60 @@ func serveStore(t *testing.T, device, image string) string {
 	return server.URL + "/linux.json"
 }
 
-func upload(u user, image string) {
+func upload(u browsertest.User, image string) {
 	u.Helper()
-	u.do(chromedp.SetUploadFiles("#file", []string{image}, chromedp.ByQuery))
-	u.press("Upload and install")
+	u.Do(chromedp.SetUploadFiles("#file", []string{image}, chromedp.ByQuery))
+	u.Press("Upload and install")
 }
 
-func namePath(u user, image string) {
+func namePath(u browsertest.User, image string) {
 	u.Helper()
-	u.fill("path", image)
-	u.press("Install")
+	u.Fill("path", image)
+	u.Press("Install")
 }
 
 // chooseVersion takes the one that is gone first: the page says so, and the
 // next one is installed all the same.
-func chooseVersion(u user, _ string) {
+func chooseVersion(u browsertest.User, _ string) {
 	u.Helper()
 	for _, c := range []struct{ label, see string }{{"159999", "404 Not Found"}, {"160001", "MB"}} {
 		var ok bool
-		u.do(chromedp.Evaluate(fmt.Sprintf(`[...document.getElementById("version").options].some(o => o.label == %q && (o.selected = true))`, c.label), &ok))
+		u.Do(chromedp.Evaluate(fmt.Sprintf(`[...document.getElementById("version").options].some(o => o.label == %q && (o.selected = true))`, c.label), &ok))
 		if !ok {
 			u.Fatalf("the page offers no version %s", c.label)
 		}
-		u.press("Install")
-		u.see("#progress", c.see, time.Minute)
+		u.Press("Install")
+		u.See("#progress", c.see, time.Minute)
 	}
 }
 
 // install is the manual's "ARM Gateway": the App Platform is enabled, its
 // address set and the image named; "the installation runs without any further
 // required step".
-func install(u user, g *Gateway, choose func(), rootfs string) {
+func install(u browsertest.User, g *Gateway, choose func(), rootfs string) {
 	u.Helper()
-	u.open("general")
-	u.do(chromedp.Click(`input[name=enabled]`, chromedp.ByQuery))
-	u.press("OK")
-	u.see("#state", "no image installed", time.Second)
-	u.open("ip")
-	u.fill("address", "10.0.2.15")
-	u.fill("mask", "255.255.255.0")
-	u.fill("gateway", "10.0.2.2")
-	u.fill("dns1", "10.0.2.3")
-	u.press("OK")
-	u.picture("ip")
-	u.open("installation")
+	u.Open("general")
+	u.Do(chromedp.Click(`input[name=enabled]`, chromedp.ByQuery))
+	u.Press("OK")
+	u.See("#state", "no image installed", time.Second)
+	u.Open("ip")
+	u.Fill("address", "10.0.2.15")
+	u.Fill("mask", "255.255.255.0")
+	u.Fill("gateway", "10.0.2.2")
+	u.Fill("dns1", "10.0.2.3")
+	u.Press("OK")
+	u.Picture("ip")
+	u.Open("installation")
 	choose()
-	u.see("#progress", "Done: [0-9.]+ MB", time.Minute)
-	u.see("#log", "the App Platform sets the Kernel command line to root="+rootfs, installWithin)
-	u.picture("installation")
-	u.open("general")
-	u.see("#console", "App Platform on(?s:.*)login: $", bootWithin)
-	if got := u.value("cmdline"); got != "root="+rootfs {
+	u.See("#progress", "Done: [0-9.]+ MB", time.Minute)
+	u.See("#log", "the App Platform sets the Kernel command line to root="+rootfs, installWithin)
+	u.Picture("installation")
+	u.Open("general")
+	u.See("#console", "App Platform on(?s:.*)login: $", bootWithin)
+	if got := u.Value("cmdline"); got != "root="+rootfs {
 		u.Errorf("the Kernel command line is %q after the installation; want root=%s", got, rootfs)
 	}
-	u.picture("general")
+	u.Picture("general")
 	s := ssh(u.T, g)
 	want(u.T, s, "cat /proc/mounts /proc/cmdline", "root="+rootfs)
 	want(u.T, s, "ip route", "default via 10.0.2.2")
@@ -161,25 +164,25 @@ func install(u user, g *Gateway, choose func(), rootfs string) {
 }
 
 // recoverFileSystem is "How to recover from a broken File System / Gateway".
-func recoverFileSystem(u user, g *Gateway, rootfs, data string) {
+func recoverFileSystem(u browsertest.User, g *Gateway, rootfs, data string) {
 	u.Helper()
-	u.open("general")
-	u.press("Stop")
-	u.see("#state", "stopped", time.Second)
-	u.fill("cmdline", "root=/dev/ram0")
-	u.fill("initrd", "ramdisk.ext2.xz")
-	u.fill("ramdisk_size", "100000")
-	u.press("Start")
-	u.see("#console", "Press a key here or log in over SSH", bootWithin)
+	u.Open("general")
+	u.Press("Stop")
+	u.See("#state", "stopped", time.Second)
+	u.Fill("cmdline", "root=/dev/ram0")
+	u.Fill("initrd", "ramdisk.ext2.xz")
+	u.Fill("ramdisk_size", "100000")
+	u.Press("Start")
+	u.See("#console", "Press a key here or log in over SSH", bootWithin)
 	s := ssh(u.T, g) // and no key: somebody is logged in, so it stays
 	asRoot(u.T, s, "e2fsck -p -f "+data+"; echo code $?", `code [01]\b`)
 	asRoot(u.T, s, "e2fsck -p -f "+rootfs+"; echo code $?", `code [01]\b`)
-	u.open("general")
-	u.press("Stop")
-	u.fill("cmdline", "root="+rootfs)
-	u.fill("initrd", "")
-	u.fill("ramdisk_size", "")
-	u.press("Start")
+	u.Open("general")
+	u.Press("Stop")
+	u.Fill("cmdline", "root="+rootfs)
+	u.Fill("initrd", "")
+	u.Fill("ramdisk_size", "")
+	u.Press("Start")
 	want(u.T, ssh(u.T, g), "cat /proc/cmdline", "root="+rootfs)
 }
 
@@ -187,28 +190,28 @@ func recoverFileSystem(u user, g *Gateway, rootfs, data string) {
 // with the other way to write the root: nothing is pending and nobody there, so
 // that it starts the old image and "automatically change[s] the Kernel command
 // line value".
-func startsAfterUpdate(u user, g *Gateway, rootfs, _ string) {
+func startsAfterUpdate(u browsertest.User, g *Gateway, rootfs, _ string) {
 	u.Helper()
-	u.open("general")
-	u.press("Shutdown")
-	u.see("#state", "stopped", bootWithin)
-	u.open("general")
-	u.press("Stop")
-	u.fill("cmdline", "/dev/ram0")
-	u.fill("initrd", "ramdisk.ext2.xz")
-	u.fill("ramdisk_size", "100000")
-	u.press("Start")
-	u.see("#console", "Press a key here", bootWithin)
+	u.Open("general")
+	u.Press("Shutdown")
+	u.See("#state", "stopped", bootWithin)
+	u.Open("general")
+	u.Press("Stop")
+	u.Fill("cmdline", "/dev/ram0")
+	u.Fill("initrd", "ramdisk.ext2.xz")
+	u.Fill("ramdisk_size", "100000")
+	u.Press("Start")
+	u.See("#console", "Press a key here", bootWithin)
 	began := time.Now()
-	u.open("installation") // where the log is
+	u.Open("installation") // where the log is
 	// A manual's e2fsck has left its time on sda3, which is written again first.
-	u.see("#log", "(?s)sets the Kernel command line.*sets the Kernel command line to root="+rootfs, installWithin)
+	u.See("#log", "(?s)sets the Kernel command line.*sets the Kernel command line to root="+rootfs, installWithin)
 	if took := time.Since(began); took < 50*time.Second {
 		u.Errorf("the rescue system waited only %v", took)
 	}
 	want(u.T, ssh(u.T, g), "cat /proc/cmdline", "root="+rootfs)
-	u.open("general")
-	if got := u.value("cmdline"); got != "root="+rootfs {
+	u.Open("general")
+	if got := u.Value("cmdline"); got != "root="+rootfs {
 		u.Errorf("the Kernel command line is %q; want root=%s", got, rootfs)
 	}
 }

@@ -23,16 +23,19 @@ import (
 )
 
 // attested makes the folder of a finished build, and what lies beside its image.
-// The agent in it is this test.
+// The programs in it are this test.
 func attested(t *testing.T) *build {
 	t.Helper()
 	l := testLock()
 	l.System = append(l.System, pkg("perl"))
 	l.ImageTools = append(l.ImageTools, pkg("grub-common"), pkg("grub-pc-bin"), pkg("grub-efi-amd64-bin"))
 	b := &build{Plan: plan(t, Options{Dir: checkout(t), Board: "vm", Archive: sharedKey, Lock: l, Out: t.TempDir()})}
-	var err error
-	if b.agent, err = os.Executable(); err != nil {
+	self, err := os.Executable()
+	if err != nil {
 		t.Fatal(err)
+	}
+	for i := range b.programs {
+		b.programs[i] = self
 	}
 	dir := t.TempDir()
 	b.kernel = &kernel.Kernel{Image: filepath.Join(dir, "kernel"), Config: filepath.Join(dir, "config")}
@@ -52,7 +55,7 @@ func attested(t *testing.T) *build {
 	}
 	keep(t, b.cache, "listings/"+b.keys.rootfs, listing{
 		Files: []listed{
-			file("system", "usr/bin/bash", rootfs.Origin{Package: "bash"}), file("system", "usr/bin/apagent", rootfs.Origin{Source: agentFolder}),
+			file("system", "usr/bin/bash", rootfs.Origin{Package: "bash"}), file("system", "usr/bin/apagent", rootfs.Origin{Source: "cmd/apagent"}),
 			file("system", "etc/motd", rootfs.Origin{Source: "rootfs/overlay/etc/motd"}),
 		},
 		Copyrights: map[string]string{"bash": "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: mine\n Text.\n"},
@@ -62,7 +65,7 @@ func attested(t *testing.T) *build {
 		Files:      []listed{file("ramdisk", "usr/bin/busybox", rootfs.Origin{Package: "busybox", Made: true})},
 		Copyrights: map[string]string{"busybox": "free"},
 	})
-	keep(t, b.cache, "licences/"+cache.Key("1", b.keys.agent, l.KernelSource[0].SHA256, l.ImageTools[1].SHA256),
+	keep(t, b.cache, "licences/"+cache.Key(slices.Concat([]string{"1", l.KernelSource[0].SHA256}, b.keys.programs[:], []string{l.ImageTools[1].SHA256})...),
 		licences{"go/LICENSE": "BSD", "linux/copyright": "GPL", grubLicence: "GPL"})
 	if err := b.attest(t.Context(), nil); err != nil {
 		t.Fatal(err)

@@ -77,13 +77,13 @@ func (p *Plan) announce() {
 // A build is a plan being carried out.
 type build struct {
 	*Plan
-	tools   *tooltree.Tree
-	kernel  *kernel.Kernel
-	agent   string // host paths of finished parts
-	ramdisk string
-	raw     string // the root file system
-	packed  packedRootfs
-	signed  struct{ manifest, signature []byte }
+	tools    *tooltree.Tree
+	kernel   *kernel.Kernel
+	programs [len(programs)]string // host paths of finished parts
+	ramdisk  string
+	raw      string // the root file system
+	packed   packedRootfs
+	signed   struct{ manifest, signature []byte }
 }
 
 type packedRootfs struct {
@@ -99,7 +99,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 		{"tools", "set up the build tools", b.openTools},
 		{"kernel", "build the kernel", b.buildKernel},
 		{"fetch", "fetch packages", b.fetch},
-		{"agent", "compile the agent", b.buildAgent},
+		{"programs", "compile the programs", b.buildPrograms},
 		{"ramdisk", "make the ramdisk", b.buildRamdisk},
 		{"rootfs", "make the root file system", b.buildRootfs},
 		{"pack", "compress the root file system", b.packRootfs},
@@ -182,24 +182,28 @@ func (b *build) fetch(ctx context.Context, progress func(done, total int64, unit
 	return nil
 }
 
-// files are the ones that only this build knows.
-func (b *build) files() ([]rootfs.File, error) {
-	agent, err := os.ReadFile(b.agent)
-	if err != nil {
-		return nil, err
+// files are the ones of a system that only this build knows.
+func (b *build) files(system string) ([]rootfs.File, error) {
+	var files []rootfs.File
+	for i, prog := range programs {
+		if system == ramdiskTree && !prog.Ramdisk {
+			continue
+		}
+		content, err := os.ReadFile(b.programs[i])
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, rootfs.File{Path: prog.Path, Mode: 0o755, Content: content, From: prog.folder()})
 	}
 	platform, err := b.platform().Encode()
 	if err != nil {
 		return nil, err
 	}
-	return []rootfs.File{
-		{Path: "usr/bin/apagent", Mode: 0o755, Content: agent, From: agentFolder},
-		{Path: bundle.PlatformFile, Mode: 0o644, Content: platform, From: builderFolder},
-	}, nil
+	return append(files, rootfs.File{Path: bundle.PlatformFile, Mode: 0o644, Content: platform, From: builderFolder}), nil
 }
 
-func (b *build) input(pkgs []archive.Package) (rootfs.Input, error) {
-	files, err := b.files()
+func (b *build) input(system string, pkgs []archive.Package) (rootfs.Input, error) {
+	files, err := b.files(system)
 	return rootfs.Input{Repo: b.repo.fs, Board: b.Board, Debs: b.debs(pkgs), Files: files, Memo: b.cache.Path("unpacked"), Log: b.report.note}, err
 }
 

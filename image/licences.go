@@ -5,7 +5,6 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
-	"debug/buildinfo"
 	_ "embed"
 	"encoding/gob"
 	"encoding/json"
@@ -48,7 +47,7 @@ var goLicence string
 
 // licences are read from where each thing comes from, once.
 func (b *build) licences(ctx context.Context) (licences, error) {
-	parts := []string{"1", b.keys.agent, b.linux.Source.SHA256}
+	parts := append([]string{"1", b.linux.Source.SHA256}, b.keys.programs[:]...)
 	if b.Board.Boot == "grub" {
 		p, err := b.tool(grub.LicencePackage)
 		if err != nil {
@@ -104,14 +103,14 @@ func (b *build) readLicences(ctx context.Context) (licences, error) {
 // modulePatterns are the names under which Go modules keep their licences.
 var modulePatterns = []string{"LICEN[CS]E*", "COPYING*", "NOTICE*", "PATENTS*"}
 
-// readModuleLicences reads those of the modules that the agent lists.
+// readModuleLicences reads those of the modules that the programs list.
 func (b *build) readModuleLicences(ctx context.Context, all licences) error {
-	info, err := buildinfo.ReadFile(b.agent)
+	modules, _, _, err := b.modules()
 	if err != nil {
 		return err
 	}
 	args := []string{"mod", "download", "-json"}
-	for _, m := range info.Deps {
+	for _, m := range modules {
 		args = append(args, m.Path+"@"+m.Version)
 	}
 	cmd := run.Command(ctx, "go", args...)
@@ -209,8 +208,8 @@ func readInside(packed io.Reader, to string, all licences, names []string) error
 	return nil
 }
 
-// byFolder joins the texts for the device, where each thing has one file. The
-// agent has those of its modules beside App Platform's own.
+// byFolder joins the texts for the device, where each thing has one file. Those
+// of the programs' modules are beside App Platform's own.
 func (l licences) byFolder() map[string]string {
 	joined := map[string]string{}
 	seen := map[string]string{} // where a text stands already

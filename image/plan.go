@@ -69,7 +69,8 @@ type Plan struct {
 
 // keys name the intermediate results by what goes into them.
 type keys struct {
-	builder, agent          string
+	builder                 string
+	programs                [len(programs)]string
 	kernel, ramdisk, rootfs string
 	image                   string
 }
@@ -131,23 +132,29 @@ func (p *Plan) setKeys() (err error) {
 	if k.builder, err = self(); err != nil {
 		return err
 	}
-	k.agent = cache.Key(slices.Concat([]string{"agent", p.sources.agent}, AgentFlags, agentEnv(p.Board))...)
+	k.programs = p.programKeys()
 	k.kernel = p.linux.Key(tooltree.Key(p.Lock.KernelTools))
 	platform, err := p.platform().Encode()
 	if err != nil {
 		return err
 	}
 	tools := archive.Key(p.Lock.ImageTools)
-	same := []string{k.builder, k.agent, string(platform), tools, p.Board.Name}
+	same := []string{k.builder, string(platform), tools, p.Board.Name}
+	var rescue []string
+	for i, prog := range programs {
+		if prog.Ramdisk {
+			rescue = append(rescue, k.programs[i])
+		}
+	}
 	ramdiskKey := func(draft bool) string {
-		return cache.Key(append([]string{"ramdisk", p.sources.ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(draft)}, same...)...)
+		return cache.Key(slices.Concat([]string{"ramdisk", p.sources.ramdisk, archive.Key(p.Lock.Ramdisk), fmt.Sprint(draft)}, same, rescue)...)
 	}
 	k.ramdisk = ramdiskKey(false)
 	if p.Draft && !p.cache.Has("ramdisks", k.ramdisk) {
 		k.ramdisk = ramdiskKey(true) // A draft takes a well packed one where there is one.
 	}
 	// The system tells what the kernel and the ramdisk are made from, too.
-	k.rootfs = cache.Key(append([]string{"rootfs", p.sources.system, archive.Key(p.Lock.System), k.kernel, ramdiskKey(false)}, same...)...)
+	k.rootfs = cache.Key(slices.Concat([]string{"rootfs", p.sources.system, archive.Key(p.Lock.System), k.kernel, ramdiskKey(false)}, same, k.programs[:])...)
 	// The statement about the build tells its source, whichever part of it counts.
 	k.image = cache.Key("image", k.kernel, k.ramdisk, k.rootfs, p.Signing.id(), fmt.Sprint(p.Draft), p.source)
 	return nil
@@ -300,10 +307,14 @@ func (p *Plan) Lines() []Line {
 	if !kernelLine.Cached {
 		lines = append(lines, p.fetchLine("kernel tools", p.Lock.KernelTools), p.fetchLine("kernel source", p.Lock.KernelSource))
 	}
-	lines = append(lines, kernelLine,
-		Line{Step: "agent", What: "apagent for " + p.Board.GOARCH(), Key: p.keys.agent, Cached: c.Has("agents", p.keys.agent), Why: "Go source and go.mod"},
-		Line{Step: "ramdisk", What: bundle.RamdiskName, Key: p.keys.ramdisk, Cached: c.Has("ramdisks", p.keys.ramdisk), Why: "packages, rootfs/, agent, platform, builder"},
-		Line{Step: "rootfs", What: "the system's ext4 image", Key: p.keys.rootfs, Cached: c.Has("rootfs", p.keys.rootfs), Why: "packages, rootfs/, boards/, agent, platform, builder"},
+	lines = append(lines, kernelLine)
+	for i, prog := range programs {
+		key := p.keys.programs[i]
+		lines = append(lines, Line{Step: prog.Name, What: prog.Name + " for " + p.Board.GOARCH(), Key: key, Cached: c.Has("programs", key), Why: "Go source, go.mod and the label"})
+	}
+	lines = append(lines,
+		Line{Step: "ramdisk", What: bundle.RamdiskName, Key: p.keys.ramdisk, Cached: c.Has("ramdisks", p.keys.ramdisk), Why: "packages, rootfs/, apagent, platform, builder"},
+		Line{Step: "rootfs", What: "the system's ext4 image", Key: p.keys.rootfs, Cached: c.Has("rootfs", p.keys.rootfs), Why: "packages, rootfs/, boards/, all programs, platform, builder"},
 		Line{Step: "image", What: p.imageName(".img") + " in " + p.Out, Key: p.keys.image, Cached: p.upToDate(), Why: "all of the above and the signing key"},
 	)
 	for i := range lines {
@@ -328,13 +339,15 @@ func (p *Plan) origin() string {
 }
 
 func (p *Plan) resultSize(l Line) int64 {
-	file := map[string]string{
+	file, ok := map[string]string{
 		"kernel":  p.cache.Path("kernels", l.Key, "kernel"),
-		"agent":   p.cache.Path("agents", l.Key),
 		"ramdisk": p.cache.Path("ramdisks", l.Key),
 		"rootfs":  p.cache.Path("rootfs", l.Key, "raw"),
 		"image":   filepath.Join(p.Out, p.imageName(".img")),
 	}[l.Step]
+	if !ok {
+		file = p.cache.Path("programs", l.Key)
+	}
 	info, err := os.Stat(file)
 	if err != nil {
 		return 0

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"debug/buildinfo"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -186,11 +185,11 @@ func (b *build) provenance() (s statement, err error) {
 	def := &s.Predicate.Definition
 	def.BuildType, s.Predicate.Details.Builder.ID = buildType, builderID
 	def.External = external{b.Board.Name, b.Label, b.Draft}
-	info, err := buildinfo.ReadFile(b.agent)
+	modules, _, goVersion, err := b.modules()
 	if err != nil {
-		return s, fmt.Errorf("cannot read what the agent is made from: %w", err)
+		return s, err
 	}
-	def.Internal = map[string]string{"go": info.GoVersion, "release": archive.Release, "compression": b.xzLevel()}
+	def.Internal = map[string]string{"go": goVersion, "release": archive.Release, "compression": b.xzLevel()}
 	def.Dependencies = []resource{{Name: "app-platform", Digest: map[string]string{digestDir: b.source}}}
 	seen := map[string]bool{}
 	for _, p := range slices.Concat(b.Lock.sets()...) {
@@ -202,7 +201,7 @@ func (b *build) provenance() (s statement, err error) {
 			Name: p.String(), URI: sbom.DebianURL(p.Name, p.Version, p.Arch, archive.Release), Digest: map[string]string{digestSHA256: p.SHA256},
 		})
 	}
-	for _, m := range info.Deps {
+	for _, m := range modules {
 		sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.Sum, "h1:"))
 		if err != nil {
 			return s, fmt.Errorf("the hash %q of the Go module %s cannot be read", m.Sum, m.Path)
@@ -216,7 +215,7 @@ func (b *build) provenance() (s statement, err error) {
 
 // sourceFolders hold all that images and their builder are made from.
 var sourceFolders = []string{
-	"LICENSE", "agent", "archive", "boards", "bundle", "cmd", "go.mod", "go.sum", "image", "internal", "partitions", "rootfs", "tooltree",
+	"LICENSE", "agent", "app", "archive", "boards", "bundle", "cmd", "go.mod", "go.sum", "image", "internal", "manager", "partitions", "rootfs", "tooltree", "webserver",
 }
 
 // sourceHash is Go's hash of folders (golang.org/x/mod/sumdb/dirhash, Hash1) over

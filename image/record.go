@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"appplatform/internal/atomicfile"
 )
@@ -90,7 +91,7 @@ func (b *build) finish() (*Result, error) {
 	b.cache.Keep("rootfs", 6)
 	b.cache.Keep("packed", 6)
 	b.cache.Keep("ramdisks", 12)
-	b.cache.Keep("agents", 12)
+	b.cache.Keep("programs", 24)
 	b.cache.Keep("unpacked", 18)
 	b.cache.Keep("pieces", 2000)
 	b.cache.Keep("listings", 18)
@@ -133,4 +134,16 @@ func readJSON(path string, v any) error {
 		return err
 	}
 	return json.Unmarshal(text, v)
+}
+
+// usedBytes is how much of the disk a sparse file takes.
+func usedBytes(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Blocks * 512, nil
+	}
+	return info.Size(), nil
 }

@@ -92,11 +92,16 @@ var notOf = map[string][]string{
 
 // sources are keys of what of the checkout goes into an image besides the
 // kernel's options and the board, which a plan reads itself.
-type sources struct{ agent, system, ramdisk string }
+type sources struct {
+	programs        [len(programs)]string
+	system, ramdisk string
+}
 
 func (r *repository) sources(board string) (s sources, err error) {
-	if s.agent, err = r.agentSource(); err != nil {
-		return s, err
+	for i, prog := range programs {
+		if s.programs[i], err = r.programSource(prog); err != nil {
+			return s, err
+		}
 	}
 	if s.system, err = r.data("system", board); err != nil {
 		return s, err
@@ -124,11 +129,12 @@ func below(path, pattern string) bool {
 	return matched
 }
 
-// agentSource is the key of the source that the agent is compiled from.
-func (r *repository) agentSource() (string, error) {
+// programSource is the key of the source that a program is compiled from; pages
+// and statements that are embedded count, tests do not.
+func (r *repository) programSource(prog program) (string, error) {
 	sum, err := r.hash(func(path string) bool {
-		return filepath.Ext(path) == ".go" && !strings.HasSuffix(path, "_test.go")
-	}, "agent", "bundle", "partitions", "internal", "cmd/apagent")
+		return !strings.HasSuffix(path, "_test.go") && !strings.Contains(path, "/testdata/")
+	}, prog.Source...)
 	if err != nil {
 		return "", err
 	}

@@ -27,6 +27,8 @@ func checkout(t *testing.T) string {
 		"rootfs/packages/system": "bash\n", "rootfs/packages/ramdisk": "busybox\n", "rootfs/accounts/passwd": "root\n",
 		"agent/agent.go": "package agent\n", "agent/agent_test.go": "package agent\n", "bundle/bundle.go": "package bundle\n",
 		"partitions/p.go": "package partitions\n", "internal/run/run.go": "package run\n", "cmd/apagent/main.go": "package main\n",
+		"app/app.go": "package app\n", "manager/manager.go": "package manager\n", "manager/page.html": "<p>", "cmd/manager/main.go": "package main\n",
+		"webserver/webserver.go": "package webserver\n", "cmd/webserver/main.go": "package main\n",
 		"cmd/apimage/main.go": "package main\n", "archive/archive.go": "package archive\n",
 		"image/image.go": "package image\n", "tooltree/tooltree.go": "package tooltree\n", "LICENSE": "Apache\n",
 	} {
@@ -91,7 +93,7 @@ func plan(t *testing.T, o Options) *Plan {
 // system lists what kernel and ramdisk are made from, and the statement about the
 // image tells the whole source.
 func TestKeys(t *testing.T) {
-	const all = "agent kernel ramdisk rootfs image"
+	const all = "apagent manager webserver kernel ramdisk rootfs image"
 	for _, c := range []struct {
 		name    string
 		change  func(t *testing.T, dir string, o *Options)
@@ -109,9 +111,12 @@ func TestKeys(t *testing.T) {
 		{"packages of the ramdisk", file("rootfs/packages/ramdisk", "toybox\n"), "ramdisk rootfs image"},
 		{"rules of the board", file("boards/vm/rules", "drop usr/games/** # no\n"), "rootfs image"},
 		{"packages of the board", file("boards/vm/packages", "emacs\n"), "rootfs image"},
-		{"agent", file("agent/agent.go", "package agent // new\n"), "agent ramdisk rootfs image"},
-		{"new file of the agent", file("agent/internal/x/x.go", "package x\n"), "agent ramdisk rootfs image"},
-		{"what the agent is made with", file("go.sum", "x\n"), "agent ramdisk rootfs image"},
+		{"agent", file("agent/agent.go", "package agent // new\n"), "apagent ramdisk rootfs image"},
+		{"new file of the agent", file("agent/internal/x/x.go", "package x\n"), "apagent ramdisk rootfs image"},
+		{"what programs are made with", file("go.sum", "x\n"), "apagent manager webserver ramdisk rootfs image"},
+		{"what all programs share", file("internal/run/run.go", "package run // new\n"), "apagent manager webserver ramdisk rootfs image"},
+		{"page of the manager", file("manager/page.html", "<b>"), "manager rootfs image"},
+		{"webserver", file("webserver/webserver.go", "package webserver // new\n"), "webserver rootfs image"},
 		{"test of the agent", file("agent/agent_test.go", "package agent // new\n"), ""},
 		{"options of all kernels", file("boards/common.config", "CONFIG_A=n\n"), "kernel rootfs image"},
 		{"options of the board's kernel", file("boards/vm/kernel.config", "CONFIG_B=n\n"), "kernel rootfs image"},
@@ -121,7 +126,7 @@ func TestKeys(t *testing.T) {
 		{"licence", file("LICENSE", "x\n"), "rootfs image"},
 		{"README", file("README.md", "x\n"), ""},
 		{"code of the builder", file("rootfs/rootfs.go", "package rootfs // new\n"), "image"}, // For the rest it counts once it is compiled.
-		{"label", func(_ *testing.T, _ string, o *Options) { o.Label = "160002" }, "ramdisk rootfs image"},
+		{"label", func(_ *testing.T, _ string, o *Options) { o.Label = "160002" }, "apagent manager webserver ramdisk rootfs image"},
 		{"draft", func(_ *testing.T, _ string, o *Options) { o.Draft = true }, "ramdisk image"},
 		{"package of the system", func(_ *testing.T, _ string, o *Options) { o.Lock.System = append(o.Lock.System, pkg("vim")) }, "rootfs image"},
 		{"package of the ramdisk", func(_ *testing.T, _ string, o *Options) { o.Lock.Ramdisk[0] = pkg("other") }, "ramdisk rootfs image"},
@@ -137,8 +142,13 @@ func TestKeys(t *testing.T) {
 			c.change(t, dir, &o)
 			after := plan(t, o).keys
 			var changed []string
+			for i, prog := range programs {
+				if before.programs[i] != after.programs[i] {
+					changed = append(changed, prog.Name)
+				}
+			}
 			for _, k := range []struct{ name, before, after string }{
-				{"agent", before.agent, after.agent}, {"kernel", before.kernel, after.kernel},
+				{"kernel", before.kernel, after.kernel},
 				{"ramdisk", before.ramdisk, after.ramdisk}, {"rootfs", before.rootfs, after.rootfs}, {"image", before.image, after.image},
 			} {
 				if k.before != k.after {

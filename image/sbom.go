@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
-	"debug/buildinfo"
 	"encoding/gob"
 	"encoding/hex"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -22,11 +22,8 @@ import (
 	"appplatform/rootfs"
 )
 
-// The folders of the repository that the build's own files come from.
-const (
-	agentFolder   = "cmd/apagent"
-	builderFolder = "image"
-)
+// builderFolder is where files come from that the build itself makes.
+const builderFolder = "image"
 
 // The two trees that an image carries, as the SBOM calls them.
 const (
@@ -93,7 +90,7 @@ func list(system string, t *rootfs.Tree) listing {
 }
 
 func (b *build) ramdiskTree(ctx context.Context) (*rootfs.Tree, error) {
-	in, err := b.input(b.Lock.Ramdisk)
+	in, err := b.input(ramdiskTree, b.Lock.Ramdisk)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +104,7 @@ func (b *build) ramdiskTree(ctx context.Context) (*rootfs.Tree, error) {
 // systemTree makes the system's tree, with a list of what is in the image and
 // the licences of what is not from packages.
 func (b *build) systemTree(ctx context.Context) (*rootfs.Tree, error) {
-	in, err := b.input(b.Lock.System)
+	in, err := b.input(systemTree, b.Lock.System)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +176,6 @@ func (b *build) onDevice(ctx context.Context, t *rootfs.Tree) ([]rootfs.File, er
 // The IDs of what is not a Debian package.
 const (
 	ownID    = "app-platform"
-	agentID  = "apagent"
 	kernelID = "linux"
 	grubID   = "grub"
 	goID     = "go-std"
@@ -196,7 +192,7 @@ func (b *build) document(system, ramdisk listing, texts licences) (sbom.Document
 		ID: ownID, Name: "app-platform", Version: b.Label, Kind: sbom.Application, Licence: "Apache-2.0",
 		Comment: "App Platform's own files, and those that its builder makes",
 	})
-	if err := b.addAgent(&d); err != nil {
+	if err := b.addPrograms(&d); err != nil {
 		return d, err
 	}
 	if err := b.addKernel(&d); err != nil {
@@ -229,8 +225,8 @@ func (b *build) addDebian(d *sbom.Document, l listing, pkgs []archive.Package) {
 			if f.Origin.Made {
 				file.Comment = "made or changed by the builder"
 			}
-		case f.Origin.Source == agentFolder:
-			file.Package = agentID
+		case slices.ContainsFunc(programs[:], func(p program) bool { return p.folder() == f.Origin.Source }):
+			file.Package = path.Base(f.Origin.Source)
 		default:
 			file.Package = ownID
 			file.Comment = "from " + f.Origin.Source
@@ -278,34 +274,36 @@ func addTexts(d *sbom.Document, texts []sbom.Text) {
 	}
 }
 
-// addAgent adds the agent and the modules that are linked into it, which the
-// program itself lists.
-func (b *build) addAgent(d *sbom.Document) error {
-	info, err := buildinfo.ReadFile(b.agent)
+// addPrograms adds the programs and the modules that are linked into them, which
+// the programs themselves list.
+func (b *build) addPrograms(d *sbom.Document) error {
+	all, of, goVersion, err := b.modules()
 	if err != nil {
-		return fmt.Errorf("cannot read what the agent is made from: %w", err)
+		return err
 	}
-	agent := sbom.Package{
-		ID: agentID, Name: "apagent", Version: b.Label, Kind: sbom.Application, Licence: "Apache-2.0", Links: []string{goID},
-		Comment: "made from " + agentFolder + " by " + info.GoVersion,
-	}
-	version := strings.TrimPrefix(info.GoVersion, "go")
+	version := strings.TrimPrefix(goVersion, "go")
 	d.Packages = append(d.Packages, sbom.Package{
 		ID: goID, Name: "std", Version: version, URL: sbom.GoURL("std", version), Licence: "BSD-3-Clause", Comment: "Go's standard library",
 	})
-	for _, m := range info.Deps {
-		if m.Replace != nil {
-			m = m.Replace
-		}
-		id := "go-" + m.Path + "-" + m.Version
-		agent.Links = append(agent.Links, id)
+	for _, m := range all {
 		d.Packages = append(d.Packages, sbom.Package{
-			ID: id, Name: m.Path, Version: m.Version, URL: sbom.GoURL(m.Path, m.Version), Comment: "go.sum: " + m.Sum,
+			ID: moduleID(m), Name: m.Path, Version: m.Version, URL: sbom.GoURL(m.Path, m.Version), Comment: "go.sum: " + m.Sum,
 		})
 	}
-	d.Packages = append(d.Packages, agent)
+	for i, prog := range programs {
+		p := sbom.Package{
+			ID: prog.Name, Name: prog.Name, Version: b.Label, Kind: sbom.Application, Licence: "Apache-2.0", Links: []string{goID},
+			Comment: "made from " + prog.folder() + " by " + goVersion,
+		}
+		for _, m := range of[i] {
+			p.Links = append(p.Links, moduleID(m))
+		}
+		d.Packages = append(d.Packages, p)
+	}
 	return nil
 }
+
+func moduleID(m *debug.Module) string { return "go-" + m.Path + "-" + m.Version }
 
 func (b *build) addKernel(d *sbom.Document) error {
 	sum, err := fileSum(b.kernel.Image)

@@ -132,7 +132,7 @@ func TestProgress(t *testing.T) {
 	}
 	p.event(image.Event{State: image.Note, Text: "a note"})
 	p.event(image.Event{State: image.Done, Step: "kernel", Text: "build the kernel", Seconds: 61.25})
-	p.event(image.Event{State: image.Done, Step: "agent", Text: "compile the agent", Seconds: 0.01})
+	p.event(image.Event{State: image.Done, Step: "programs", Text: "compile the programs", Seconds: 0.01})
 	p.close()
 	if want := "a note\nbuild the kernel: 61.2 s\n"; out.String() != want {
 		t.Errorf("without a terminal it prints %q; want %q", out.String(), want)

@@ -6,8 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 
+	"appplatform/boards"
 	"appplatform/image"
 	"appplatform/internal/run"
 )
@@ -57,7 +57,7 @@ func askBuild(ctx context.Context, l *lab, r *report) error {
 		unpacked = append(unpacked, pair{ours, extracted})
 		last = b
 	}
-	agent, err := l.coldAgent(ctx)
+	programs, err := l.coldPrograms(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func askBuild(ctx context.Context, l *lab, r *report) error {
 	r.note("For the record: mmdebstrap --variant=extract, which unpacks and configures nothing, with mke2fs takes "+seconds+" (median; ratio %.3f).",
 		median(each(unpacked, func(p pair) float64 { return p.peer })), median(each(unpacked, pair.ratio)))
 	r.note("Both sides are told the exact packages (ours by the lock). Without, apt searches the whole index for ours: "+seconds+" more the first time.", plan)
-	r.note("Ours contains linking the agent. With Go's own cache empty, compiling it takes up to "+seconds+" more.", agent)
+	r.note("Ours contains linking the programs. With Go's own cache empty, compiling them takes up to "+seconds+" more.", programs)
 
 	r.title("2. Cached packages and kernel to finished image")
 	r.pairs("packages and kernel to image", "mmdebstrap + mke2fs + xz -6 -T2", seconds, images)
@@ -95,21 +95,31 @@ func (l *lab) noteContents(r *report, p *peer) {
 		float64(ours)/1e6, float64(p.packedSize)/1e6, float64(p.rawSize)/1e6)
 }
 
-// coldAgent is how long Go takes to compile the agent with an empty cache.
-func (l *lab) coldAgent(ctx context.Context) (float64, error) {
+// coldPrograms is how long Go takes to compile the programs of an image with an
+// empty cache.
+func (l *lab) coldPrograms(ctx context.Context) (float64, error) {
 	dir := filepath.Join(l.work, "go-cache")
 	defer os.RemoveAll(dir)
 	return timed(func() error {
-		cmd := l.agentCommand(ctx, os.DevNull)
-		cmd.Env = append(cmd.Env, "GOCACHE="+dir)
-		return run.Wait(cmd)
+		for _, name := range []string{"apagent", "manager", "webserver"} {
+			cmd, err := l.program(ctx, l.board, name, os.DevNull)
+			if err != nil {
+				return err
+			}
+			cmd.Env = append(cmd.Env, "GOCACHE="+dir)
+			if err := run.Wait(cmd); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-// agentCommand compiles the agent as the builder does.
-func (l *lab) agentCommand(ctx context.Context, out string, env ...string) *exec.Cmd {
-	cmd := run.Command(ctx, "go", slices.Concat([]string{"build"}, image.AgentFlags, []string{"-o", out, "./cmd/apagent"})...)
-	cmd.Dir = l.copy
-	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"), env...)
-	return cmd
+// program compiles one for a board as the builder does.
+func (l *lab) program(ctx context.Context, board, name, out string) (*exec.Cmd, error) {
+	b, err := boards.Load(os.DirFS(l.copy), board)
+	if err != nil {
+		return nil, err
+	}
+	return image.ProgramCommand(ctx, l.copy, b, name, "160001", out)
 }

@@ -27,17 +27,19 @@ func TestChangedDuringBuild(t *testing.T) {
 			}
 			t.Setenv("PATH", bin+":/usr/bin:/bin")
 			b := &build{Plan: plan(t, Options{Dir: checkout(t), Board: "vm", Archive: testArchive(t)})}
-			err := b.buildAgent(t.Context(), nil)
+			err := b.buildPrograms(t.Context(), func(int64, int64, string) {})
 			if test.want == "" {
-				if err != nil || !b.cache.Has("agents", b.keys.agent) {
-					t.Errorf("buildAgent() = %v, kept = %v; want it kept", err, b.cache.Has("agents", b.keys.agent))
+				for i, key := range b.keys.programs {
+					if err != nil || !b.cache.Has("programs", key) {
+						t.Errorf("buildPrograms() = %v, %s kept = %v; want it kept", err, programs[i].Name, b.cache.Has("programs", key))
+					}
 				}
 				return
 			}
 			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("buildAgent() = %v; want %q", err, test.want)
+				t.Errorf("buildPrograms() = %v; want %q", err, test.want)
 			}
-			if b.cache.Has("agents", b.keys.agent) {
+			if b.cache.Has("programs", b.keys.programs[0]) {
 				t.Error("the agent is kept in the cache")
 			}
 		})
@@ -45,8 +47,8 @@ func TestChangedDuringBuild(t *testing.T) {
 }
 
 // Another processor or experiment that somebody has chosen for his own programs is
-// not the agent's; where he gets modules from is.
-func TestAgentEnvironment(t *testing.T) {
+// not the device's; where he gets modules from is.
+func TestProgramEnvironment(t *testing.T) {
 	settings := filepath.Join(t.TempDir(), "env")
 	put(t, settings, "GOARM64=v9.0\nGOEXPERIMENT=greenteagc\nGOFIPS140=latest\nGOFLAGS=-race\nGOPROXY=https://proxy.example\nGONOSUMDB=example.org\n")
 	t.Setenv("GOENV", settings)
@@ -59,7 +61,7 @@ func TestAgentEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	build, err := agentCommand(t.Context(), "..", board, "apagent")
+	build, err := goBuild(t.Context(), "..", board, "cmd/apagent", "apagent")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,15 +75,37 @@ func TestAgentEnvironment(t *testing.T) {
 	}
 }
 
-// Other flags make another agent.
-func TestAgentKey(t *testing.T) {
+// Other flags make another program.
+func TestProgramKey(t *testing.T) {
 	options := Options{Dir: checkout(t), Board: "vm", Archive: testArchive(t)}
-	before := plan(t, options).keys.agent
-	flags := AgentFlags
-	t.Cleanup(func() { AgentFlags = flags })
-	AgentFlags = append(slices.Clone(flags), "-gcflags=os=-l")
-	if plan(t, options).keys.agent == before {
-		t.Error("the key of the agent does not depend on its flags")
+	before := plan(t, options).keys.programs[0]
+	flags := programs[0].Flags
+	t.Cleanup(func() { programs[0].Flags = flags })
+	programs[0].Flags = append(slices.Clone(flags), "-gcflags=os=-l")
+	if plan(t, options).keys.programs[0] == before {
+		t.Error("the key of a program does not depend on its flags")
+	}
+}
+
+// What a program is compiled from is in its key, or a change would be missed.
+func TestProgramSource(t *testing.T) {
+	for _, prog := range programs {
+		cmd := run.Command(t.Context(), "go", "list", "-deps", "-f", `{{with .Module}}{{if eq .Path "appplatform"}}{{$.ImportPath}}{{end}}{{end}}`, "./"+prog.folder())
+		cmd.Dir = ".."
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list %s: %v", prog.folder(), err)
+		}
+		for _, path := range strings.Fields(string(out)) {
+			folder := strings.TrimPrefix(path, "appplatform/")
+			if !slices.ContainsFunc(prog.Source, func(s string) bool { return folder == s || strings.HasPrefix(folder, s+"/") }) {
+				t.Errorf("%s is compiled from %s, which is not in its list of sources", prog.Name, folder)
+			}
+			top, _, _ := strings.Cut(folder, "/")
+			if !slices.Contains(sourceFolders, top) {
+				t.Errorf("%s is compiled from %s, which the statement about an image does not name", prog.Name, folder)
+			}
+		}
 	}
 }
 
@@ -93,7 +117,7 @@ func TestAgentBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "apagent")
-	cmd, err := agentCommand(t.Context(), "..", board, out)
+	cmd, err := ProgramCommand(t.Context(), "..", board, "apagent", "160001", out)
 	if err != nil {
 		t.Fatal(err)
 	}
