@@ -34,6 +34,9 @@ var bans = []struct {
 	{"appplatform/manager/internal/secret", []string{"appplatform/manager/...", "github.com/..."}, "passwords need no database"},
 	{"appplatform/manager/internal/cluster", []string{"testing", "appplatform/manager/internal/state", "appplatform/tooltree"}, "what the manager remembers stands above the databases that it makes"},
 	{"appplatform/manager/internal/state", []string{"testing", "net/http", "appplatform/tooltree"}, "the manager's memory knows no pages"},
+	{"appplatform/app", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/jackc/pgx/..."}, "it is for authors of apps, who choose their database's library"},
+	{"appplatform/apps/apidemo", []string{"appplatform/manager/..."}, "an app knows the manager by the protocol only"},
+	{"appplatform/manager/internal/supervise", []string{"net/http", "github.com/jackc/pgx/...", "appplatform/app"}, "it runs apps also when all else of the manager is broken"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }

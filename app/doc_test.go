@@ -1,6 +1,7 @@
 package app
 
 import (
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -78,5 +79,45 @@ func TestPythonApp(t *testing.T) {
 	put(t, c, wire.Stop{Head: wire.Head{MT: "Stop"}})
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ends with %v", err)
+	}
+}
+
+// TestFirstApp builds the program of docs/first-app.md as it is there.
+func TestFirstApp(t *testing.T) {
+	text, err := os.ReadFile("../docs/first-app.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, program, _ := strings.Cut(string(text), "```go\n")
+	program, _, found := strings.Cut(program, "```")
+	if !found {
+		t.Fatal("there is no program in docs/first-app.md")
+	}
+	dir := t.TempDir()
+	file, overlay, out := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay"), filepath.Join(dir, "visits")
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "apps/visits/main.go"): file}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{file: []byte(program), overlay: replace} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.Command("go", "build", "-overlay", overlay, "-o", out, "./apps/visits")
+	build.Dir = root
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if text, err := exec.Command(out, "--version").Output(); err != nil || string(text) != "1\n" {
+		t.Errorf("visits --version prints %q, %v", text, err)
+	}
+	// By hand it says where it belongs.
+	if text, err := exec.Command(out).CombinedOutput(); err == nil || !strings.Contains(string(text), "hint: install it in the manager's pages") {
+		t.Errorf("visits prints %q, %v", text, err)
 	}
 }

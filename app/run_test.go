@@ -22,11 +22,10 @@ import (
 
 // A peer is the manager or the webserver: it listens where the app connects to.
 type peer struct {
-	t      *testing.T
-	l      net.Listener
-	path   string
-	conns  chan *wire.Conn
-	listed sync.WaitGroup
+	t     *testing.T
+	l     net.Listener
+	path  string
+	conns chan *wire.Conn
 }
 
 func listen(t *testing.T, path string) *peer {
@@ -377,6 +376,11 @@ func TestLivesOn(t *testing.T) {
 			t.Fatalf("the WebSocket says %q, %v", text, err)
 		}
 	}
+	// A manager that talks nonsense, and one that has no use for the app.
+	io.WriteString(c, "{\n")
+	c = l.hello("notes@example.com")
+	put(t, c, wire.HelloResult{Head: wire.Head{MT: "HelloResult"}, Error: "it is not installed"})
+	l.hello("notes@example.com")
 	// A webserver that does not know the grants yet.
 	web.Close()
 	web = l.web.accept()

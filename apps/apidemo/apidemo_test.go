@@ -326,6 +326,12 @@ func TestNotes(t *testing.T) {
 	})
 }
 
+// doAPI adds a note as a program does.
+func doAPI(t *testing.T, c *http.Client, body string) (int, string) {
+	t.Helper()
+	return do(t, c, "POST", "api/notes", "secret", body)
+}
+
 func TestTexts(t *testing.T) {
 	for _, c := range []struct{ languages, want string }{
 		{"", "en"}, {"de-AT,de;q=0.9,en;q=0.8", "de"}, {"fr, en-GB, de", "en"}, {"fr", "en"}, {"DE", "de"},

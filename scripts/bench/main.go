@@ -32,6 +32,7 @@ var questions = []question{
 	{"formats", "disk formats of virtual machines, beside qemu-img", askFormats},
 	{"boot", "boot and memory, beside a stock Debian", askBoot},
 	{"update", "how long an update takes the services away, beside a plain restart", askUpdate},
+	{"supervise", "how long an app is away that was killed", askSupervise},
 }
 
 func usage(w io.Writer, flags *flag.FlagSet) {

@@ -17,7 +17,7 @@ function connect() {
     const message = JSON.parse(event.data);
     if (message.mt === "Notes") {
       pause = 250;
-      state.textContent = main.dataset.online;
+      state.textContent = main.dataset.live;
       show(message.notes);
     } else if (message.mt === "Error") {
       state.textContent = message.text;

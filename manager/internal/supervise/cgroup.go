@@ -37,7 +37,7 @@ func openCgroups(dir string) (missing []string, err error) {
 type cgroup string
 
 func (g cgroup) write(file, value string) error {
-	return os.WriteFile(filepath.Join(string(g), file), []byte(value), 0)
+	return os.WriteFile(filepath.Join(string(g), file), []byte(value), 0o644)
 }
 
 // make prepares the cgroup for a start.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -13,25 +12,6 @@ import (
 
 	"appplatform/manager/internal/model"
 )
-
-// A Status is what a service is doing.
-type Status struct {
-	State    model.State
-	Problem  string // what the last trouble was
-	PID      int
-	Since    time.Time // of State
-	Next     time.Time // when it is started again
-	Restarts int       // since it was last started on purpose
-	Adopted  bool      // the process was started by an earlier supervisor
-}
-
-// Usage is what the processes of a service use.
-type Usage struct {
-	Memory    int64         // bytes
-	CPU       time.Duration // since the service was first started
-	Percent   float64       // of one processor, lately
-	Processes int
-}
 
 // A Service is run by a Supervisor.
 type Service struct {
@@ -153,40 +133,6 @@ func (s *Service) limit(l model.Limits) error {
 	return s.cgroup.make(l)
 }
 
-// Usage measures the service.
-func (s *Service) Usage() Usage {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := Usage{Percent: s.usage.Percent}
-	if pid := s.status.PID; pid != 0 {
-		// Controllers that are not there are answered by the process alone.
-		stat, err := readStat(pid)
-		if err == nil {
-			u.Memory, u.CPU, u.Processes = stat.rss, stat.cpu, 1
-		}
-	}
-	if n, ok := s.cgroup.number("memory.current", ""); ok {
-		u.Memory = n
-	}
-	if n, ok := s.cgroup.number("cpu.stat", "usage_usec"); ok {
-		u.CPU = time.Duration(n) * time.Microsecond
-	}
-	if n, ok := s.cgroup.number("pids.current", ""); ok {
-		u.Processes = int(n)
-	} else if s.cgroup != "" {
-		u.Processes = len(s.cgroup.pids())
-	}
-	// Two askers at nearly the same time would else divide by nearly nothing.
-	if now := time.Now(); now.Sub(s.sampled) >= time.Second {
-		u.Percent = 0
-		if !s.sampled.IsZero() && u.CPU > s.usage.CPU {
-			u.Percent = 100 * float64(u.CPU-s.usage.CPU) / float64(now.Sub(s.sampled))
-		}
-		s.sampled, s.usage = now, u
-	}
-	return u
-}
-
 func (s *Service) notify() {
 	select {
 	case s.wake <- struct{}{}:
@@ -198,41 +144,6 @@ func (s *Service) wants() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.wanted
-}
-
-// transitions are all there are. Whatever is to happen again waits before, be it
-// for no time at all.
-var transitions = map[model.State][]model.State{
-	model.Stopped:  {model.Starting, model.Failed},
-	model.Starting: {model.Running, model.Stopping, model.Waiting, model.Stopped},
-	model.Running:  {model.Stopping, model.Waiting, model.Stopped},
-	model.Waiting:  {model.Starting, model.Stopped, model.Failed},
-	model.Stopping: {model.Stopped, model.Waiting},
-	model.Failed:   {model.Starting, model.Stopped, model.Failed},
-}
-
-// to is the only place where the state changes.
-func (s *Service) to(state model.State, change func(*Status)) {
-	s.mu.Lock()
-	if from := s.status.State; from == state && state == model.Stopped {
-		s.mu.Unlock()
-		return
-	} else if !slices.Contains(transitions[from], state) {
-		s.s.o.Log("internal error: %s goes from %s to %s", s.name, from, state)
-	}
-	if state == model.Stopped {
-		s.stops++
-	}
-	s.status.State, s.status.Since, s.status.Next = state, time.Now(), time.Time{}
-	if change != nil {
-		change(&s.status)
-	}
-	close(s.changed)
-	s.changed = make(chan struct{})
-	s.mu.Unlock()
-	if s.hooks.Changed != nil {
-		s.hooks.Changed()
-	}
 }
 
 // loop runs the service until the supervisor is closed.

@@ -28,6 +28,10 @@ func run(m *testing.M) int {
 	if dir := os.Getenv("SUPERVISE_IN"); dir != "" {
 		return superviseUntilKilled(dir, os.Getenv("SUPERVISE_CGROUP"))
 	}
+	// On a device there is no Go: somebody has compiled it before.
+	if badapp = os.Getenv("SUPERVISE_BADAPP"); badapp != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "badapp")
 	if err != nil {
 		fmt.Println(err)
@@ -253,7 +257,7 @@ func TestDelays(t *testing.T) {
 	if fmt.Sprint(got) != want {
 		t.Errorf("delays %v; want %s", got, want)
 	}
-	s.early = 1 << 40
+	s.early = 1 << 30
 	if d := s.delay(); d != time.Minute {
 		t.Errorf("the delay of the last start is %v", d)
 	}
@@ -449,15 +453,16 @@ func TestOneSupervisorAtATime(t *testing.T) {
 
 // The manager is killed; the app goes on, and the next manager takes it over.
 func TestAdopt(t *testing.T) {
-	for _, cgroup := range []string{"", testCgroup(t)} {
+	cgroups := []string{""}
+	if cgroup := testCgroup(t); cgroup != "" {
+		cgroups = append(cgroups, cgroup)
+	}
+	for _, cgroup := range cgroups {
 		name := "without a cgroup"
 		if cgroup != "" {
 			name = "with a cgroup"
 		}
 		t.Run(name, func(t *testing.T) {
-			if cgroup == "" && name != "without a cgroup" {
-				t.Skip("no cgroup v2 that can be written to")
-			}
 			l := &lab{t: t, dir: t.TempDir()}
 			spec := l.spec("count")
 			self, err := os.Executable()
