@@ -37,6 +37,7 @@ var bans = []struct {
 	{"appplatform/app", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/jackc/pgx/..."}, "it is for authors of apps, who choose their database's library"},
 	{"appplatform/apps/apidemo", []string{"appplatform/manager/..."}, "an app knows the manager by the protocol only"},
 	{"appplatform/manager/internal/supervise", []string{"net/http", "github.com/jackc/pgx/...", "appplatform/app"}, "it runs apps also when all else of the manager is broken"},
+	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/...", "regexp", "html/template"}, "the webserver stays small, and knows the manager by its messages only"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }

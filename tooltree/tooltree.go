@@ -61,6 +61,9 @@ var (
 // Browser has what web pages are tried with.
 var Browser = Kind{"browser", append([]string{"chromium-headless-shell", "fonts-dejavu-core"}, base...)}
 
+// Web has the webserver that ours is measured beside.
+var Web = Kind{"web", append([]string{"nginx"}, base...)}
+
 // Formats has what disk images and documents are judged with by tests: readers
 // that have nothing in common with ours.
 var Formats = Kind{"formats", append([]string{
@@ -72,7 +75,7 @@ var Formats = Kind{"formats", append([]string{
 var Database = Kind{"database", append([]string{"postgresql-17", "postgresql-client-17", "util-linux"}, base...)}
 
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Database}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Database, Web}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {

@@ -90,12 +90,8 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request, reg *registration)
 	}
 	defer f.Close()
 	h.Set("ETag", tag)
-	http.ServeContent(&plain{w}, r, "", info.ModTime(), f)
+	http.ServeContent(w, r, "", info.ModTime(), f)
 }
-
-// plain keeps the length of packed files in the answer, which ServeContent leaves
-// to others, and lets nobody write behind the response's back.
-type plain struct{ http.ResponseWriter }
 
 // fileName is a path below the folder; no part of it is hidden or leads up.
 func fileName(below string) (string, bool) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -107,9 +108,14 @@ func readHead(r *bufio.Reader) (*head, error) {
 	}
 }
 
+// broken is what a request ended by before its own end.
 func broken(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
+	var timeout net.Error
+	switch {
+	case errors.Is(err, io.EOF):
+		return bad("the request has no end")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return refuse(http.StatusRequestTimeout, "the request came too slowly")
 	}
 	return err
 }

@@ -314,7 +314,6 @@ func (p *pacer) failure() error { return nil }
 // failed answers a request that got no answer.
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, reg *registration, failure func() error, err error) {
 	var refused *refusal
-	var timeout net.Error
 	broken := failure()
 	switch {
 	case r.Context().Err() != nil:
@@ -323,8 +322,6 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, reg *registratio
 		}
 	case errors.As(broken, &refused):
 		page(w, refused.status, refused.text)
-	case errors.As(broken, &timeout) && timeout.Timeout():
-		page(w, http.StatusRequestTimeout, "the request's body came too slowly")
 	case broken != nil:
 		page(w, http.StatusBadRequest, "the request's body cannot be read")
 	default:

@@ -1,6 +1,7 @@
 package webserver
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
@@ -144,13 +145,23 @@ func TestAnswers(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		case "nothing":
 			panic(http.ErrAbortHandler)
-		case "early":
-			w.WriteHeader(http.StatusUnauthorized)
-			io.WriteString(w, "who are you")
 		case "range":
 			http.ServeContent(w, r, "x", time.Time{}, strings.NewReader("0123456789"))
 		}
 	}, "/app")
+	// Go's server would wait for the body, this app does not.
+	early := l.listen("early.sock")
+	go func() {
+		for {
+			c, err := early.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 4096))
+			_, _ = io.WriteString(c, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 11\r\n\r\nwho are you")
+		}
+	}()
+	l.register(wire.KindHTTP, early.Addr().String(), "/early")
 	for _, http2 := range []bool{false, true} {
 		c := client(t, http2)
 		url := "https://" + l.https + "/app/"
@@ -165,7 +176,7 @@ func TestAnswers(t *testing.T) {
 		for _, path := range []string{"broken", "broken-chunks"} {
 			answer, err := c.Get(url + path)
 			if err != nil {
-				t.Fatal(err)
+				continue // HTTP/2 may have nothing sent yet
 			}
 			if text, err := io.ReadAll(answer.Body); err == nil {
 				t.Errorf("h2 %v: %s, which the app broke off, came as %q without an error", http2, path, text)
@@ -182,7 +193,7 @@ func TestAnswers(t *testing.T) {
 		// The answer comes although the body never ends.
 		pr, pw := io.Pipe()
 		go func() { _, _ = pw.Write(make([]byte, 1000)) }()
-		r, _ = http.NewRequest("POST", url+"early", pr)
+		r, _ = http.NewRequest("POST", "https://"+l.https+"/early", pr)
 		if answer, text := do(t, c, r); answer.StatusCode != 401 || text != "who are you" {
 			t.Errorf("h2 %v: early answer: %s %q", http2, answer.Status, text)
 		}
@@ -294,9 +305,21 @@ func TestWebSocket(t *testing.T) {
 		t.Errorf("GET of a path that has both: %s %q", answer.Status, text)
 	}
 	// What is sent behind the request at once belongs to the app as well.
-	answer, _ := l.exchange("GET /app HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\r\nearly bird", time.Second)
-	if !strings.HasPrefix(answer, "HTTP/1.1 101 ") || !strings.HasSuffix(answer, "\r\n\r\nearly bird") {
-		t.Errorf("early bytes: %q", answer)
+	c, err := net.Dial("tcp", l.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(c, "GET /app HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\r\nearly bird")
+	br := bufio.NewReader(c)
+	answer, err := http.ReadResponse(br, nil)
+	if err != nil || answer.StatusCode != 101 {
+		t.Fatalf("%v, %v", answer, err)
+	}
+	early := make([]byte, len("early bird"))
+	if _, err := io.ReadFull(br, early); err != nil || string(early) != "early bird" {
+		t.Errorf("early bytes: %q, %v", early, err)
 	}
 }
 
@@ -304,8 +327,7 @@ func TestPassThrough(t *testing.T) {
 	l := open(t)
 	u := l.listen("pass.sock")
 	l.register(wire.KindPassThrough, u.Addr().String(), "/pass")
-	request := "BREW /pass/x HTTP/1.1\r\nhost: x\r\nx-ODD-case:   spaces  \r\nX-Forwarded-For: 1.2.3.4\r\nContent-Length: 3\r\n\r\nabcand what is not HTTP\x00\xff"
-	request = strings.Replace(request, "BREW", "POST", 1)
+	const request = "POST /pass/x HTTP/1.1\r\nhost: x\r\nx-ODD-case:   spaces  \r\nX-Forwarded-For: 1.2.3.4\r\nContent-Length: 3\r\n\r\nabcand what is not HTTP\x00\xff"
 	done := make(chan string, 1)
 	go func() {
 		c, err := u.Accept()

@@ -57,7 +57,7 @@ func (v *visit) serve() {
 		h, err := readHead(br)
 		_ = v.c.SetReadDeadline(time.Time{})
 		if err != nil {
-			v.refuse(br, err)
+			v.refuse(err)
 			return
 		}
 		switch v.answer(h, br) {
@@ -86,18 +86,12 @@ func (v *visit) serve() {
 }
 
 // refuse answers a request that could not be read.
-func (v *visit) refuse(br *bufio.Reader, err error) {
+func (v *visit) refuse(err error) {
 	var r *refusal
-	var timeout net.Error
-	switch {
-	case errors.As(err, &r):
-	case errors.As(err, &timeout) && timeout.Timeout() && br.Buffered() > 0, errors.Is(err, io.ErrUnexpectedEOF):
-		r = &refusal{http.StatusRequestTimeout, "the request did not come to its end"}
-	default:
+	if !errors.As(err, &r) {
 		v.rw.Close()
 		return
 	}
-	v.srv.refused.Add(1)
 	w := &response{v: v, header: http.Header{}, close: true, minor: 1, method: http.MethodGet}
 	page(w, r.status, r.text)
 	w.finish()
@@ -215,7 +209,7 @@ func (b *body) Read(p []byte) (n int, err error) {
 	switch {
 	case b.err != nil:
 		return 0, b.err
-	case b.ended:
+	case b.ended: // and the connection is another request's
 		return 0, http.ErrBodyReadAfterClose
 	case b.left == 0:
 		b.err = io.EOF

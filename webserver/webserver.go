@@ -47,7 +47,7 @@ type Server struct {
 	rulers     *net.UnixListener
 	accepting  sync.WaitGroup
 
-	requests, refused, webSockets, waiters atomic.Int64
+	requests, webSockets, waiters atomic.Int64
 
 	mu    sync.Mutex
 	apps  map[*net.UnixConn]struct{} // connections that registered

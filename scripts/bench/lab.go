@@ -24,6 +24,8 @@ type lab struct {
 	packs int // of these, how many builds go on to an image
 	log   func(string)
 
+	connections int // idle WebSockets
+
 	repo    string // the checkout
 	copy    string // a copy of it, which is changed and built
 	work    string // removed at the end

@@ -23,16 +23,18 @@ func main() { os.Exit(benchMain(os.Args[1:], os.Stdout, os.Stderr)) }
 type question struct {
 	name, summary string
 	ask           func(context.Context, *lab, *report) error
+	alone         bool // needs no image
 }
 
 var questions = []question{
-	{"build", "packages to root file system and to image, beside mmdebstrap, mke2fs and xz", askBuild},
-	{"rebuild", "builds after small changes", askRebuild},
-	{"size", "sizes by part", askSize},
-	{"formats", "disk formats of virtual machines, beside qemu-img", askFormats},
-	{"boot", "boot and memory, beside a stock Debian", askBoot},
-	{"update", "how long an update takes the services away, beside a plain restart", askUpdate},
-	{"supervise", "how long an app is away that was killed", askSupervise},
+	{"build", "packages to root file system and to image, beside mmdebstrap, mke2fs and xz", askBuild, false},
+	{"rebuild", "builds after small changes", askRebuild, false},
+	{"size", "sizes by part", askSize, false},
+	{"formats", "disk formats of virtual machines, beside qemu-img", askFormats, false},
+	{"boot", "boot and memory, beside a stock Debian", askBoot, false},
+	{"update", "how long an update takes the services away, beside a plain restart", askUpdate, false},
+	{"supervise", "how long an app is away that was killed", askSupervise, false},
+	{"webserver", "idle WebSockets, connections and requests, beside nginx and Go's ReverseProxy", askWebserver, true},
 }
 
 func usage(w io.Writer, flags *flag.FlagSet) {
@@ -62,6 +64,7 @@ func benchMain(args []string, stdout, stderr io.Writer) int {
 	board := flags.String("board", "x86_64", "`board` to build")
 	runs := flags.Int("runs", 3, "`number` of times that each side is measured")
 	packs := flags.Int("packs", 0, "`number` of these builds whose root file system is also packed, which takes the peer most of its time; 0 for all")
+	connections := flags.Int("connections", 5000, "`number` of idle WebSockets, as far as the limit of open files lets them")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		usage(stdout, flags)
@@ -78,7 +81,7 @@ func benchMain(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	r := &report{w: stdout}
-	if err := measure(ctx, *board, *runs, *packs, asked, r, stderr); err != nil {
+	if err := measure(ctx, *board, *runs, *packs, *connections, asked, r, stderr); err != nil {
 		fmt.Fprintf(stderr, "bench: %v\n", err)
 		return 1
 	}
@@ -101,12 +104,17 @@ func choose(names []string) ([]question, error) {
 	return chosen, nil
 }
 
-func measure(ctx context.Context, board string, runs, packs int, asked []question, r *report, stderr io.Writer) error {
-	l, err := newLab(ctx, board, runs, func(text string) { fmt.Fprintln(stderr, strings.TrimSpace(text)) })
-	if err != nil {
-		return err
+func measure(ctx context.Context, board string, runs, packs, connections int, asked []question, r *report, stderr io.Writer) error {
+	log := func(text string) { fmt.Fprintln(stderr, strings.TrimSpace(text)) }
+	l := &lab{log: log}
+	if slices.ContainsFunc(asked, func(q question) bool { return !q.alone }) {
+		var err error
+		if l, err = newLab(ctx, board, runs, log); err != nil {
+			return err
+		}
 	}
 	defer l.close()
+	l.connections = connections
 	if l.packs = packs; packs <= 0 {
 		l.packs = runs
 	}
