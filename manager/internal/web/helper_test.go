@@ -4,6 +4,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"strings"
+
+	"appplatform/manager/internal/model"
 )
 
 // subjects names what is in a PEM file, in its order.
@@ -24,3 +26,5 @@ func subjects(text string) (names []string, err error) {
 		names = append(names, c.Subject.CommonName)
 	}
 }
+
+func (c *client) by() model.Actor { return model.Actor{Who: "test"} }

@@ -122,10 +122,6 @@ func (v *visit) eachLine(name string, kept *lines) error {
 	return readLines(log, func(line []byte) error { kept.add(line); return nil })
 }
 
-// settled is how long a log must be silent until what was read is what there was
-// before, of which only the end is shown.
-const settled = 200 * time.Millisecond
-
 // followLog streams a log: as events to the script, as text to anybody else.
 func (v *visit) followLog() error {
 	name, _, err := v.logName()
@@ -154,7 +150,7 @@ func (v *visit) followLog() error {
 
 	out := v.stream()
 	kept := newLines(v.r.URL.Query().Get("q"))
-	begun := time.NewTimer(settled)
+	begun := time.NewTimer(v.settled)
 	alive := time.NewTicker(sign)
 	defer alive.Stop()
 	for started := false; ; {
@@ -169,7 +165,7 @@ func (v *visit) followLog() error {
 				err = out.lines([]string{string(line)})
 			case !started:
 				kept.add(line)
-				begun.Reset(settled)
+				begun.Reset(v.settled)
 			}
 		case <-begun.C:
 			started = true

@@ -63,36 +63,48 @@ func scale(bars []bar) []bar {
 	return bars
 }
 
+// figures are what plots show; scale is the top of the axis and what stands there.
+var figures = []struct {
+	title string
+	value func(model.Sample) float64
+	scale func(lang string, system model.System) (top float64, text func(float64) string)
+}{
+	{"Processor", func(s model.Sample) float64 { return s.CPU }, ofHundred},
+	{"Memory", func(s model.Sample) float64 { return float64(s.Memory) }, func(lang string, system model.System) (float64, func(float64) string) {
+		return float64(system.Memory), inBytes(lang)
+	}},
+	{"Disk", func(s model.Sample) float64 { return float64(s.Disk) }, func(lang string, system model.System) (float64, func(float64) string) {
+		return float64(system.Disk), inBytes(lang)
+	}},
+	{"Waiting for memory", func(s model.Sample) float64 { return s.Pressure }, ofHundred},
+}
+
+func ofHundred(lang string, _ model.System) (float64, func(float64) string) {
+	return 100, func(f float64) string { return number(lang, f, 0) + " %" }
+}
+
+func inBytes(lang string) func(float64) string {
+	return func(f float64) string { return size(lang, int64(f)) }
+}
+
 // plots draw what the samples have.
 func (v *visit) plots(samples []model.Sample, system model.System) (plots []plot) {
 	if len(samples) < 2 {
 		return nil
 	}
-	percent := func(f float64) string { return number(v.lang, f, 0) + " %" }
-	bytes := func(f float64) string { return size(v.lang, int64(f)) }
-	for _, what := range []struct {
-		title string
-		value func(model.Sample) float64
-		top   float64 // of the axis; 0: what the figure needs
-		text  func(float64) string
-	}{
-		{"Processor", func(s model.Sample) float64 { return s.CPU }, 100, percent},
-		{"Memory", func(s model.Sample) float64 { return float64(s.Memory) }, float64(system.Memory), bytes},
-		{"Disk", func(s model.Sample) float64 { return float64(s.Disk) }, float64(system.Disk), bytes},
-		{"Waiting for memory", func(s model.Sample) float64 { return s.Pressure }, 100, percent},
-	} {
+	for _, what := range figures {
+		top, text := what.scale(v.lang, system)
 		values, most := make([]float64, len(samples)), 0.0
 		for i, s := range samples {
 			values[i] = what.value(s)
 			most = max(most, values[i])
 		}
-		top := what.top
 		if top < most || top == 0 {
 			top = max(most, 1)
 		}
-		title, now := v.t(what.title), what.text(values[len(values)-1])
-		plots = append(plots, plot{title, now, what.text(most),
-			v.draw(samples, values, top, what.text, v.t("%s of the last day: now %s, at most %s", title, now, what.text(most)))})
+		title, now := v.t(what.title), text(values[len(values)-1])
+		plots = append(plots, plot{title, now, text(most),
+			v.draw(samples, values, top, text, v.t("%s of the last day: now %s, at most %s", title, now, text(most)))})
 	}
 	return plots
 }

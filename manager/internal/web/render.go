@@ -30,7 +30,7 @@ func (s *Site) newLook(lang string) *look {
 		"size":     func(n int64) string { return size(lang, n) },
 		"number":   func(f float64, digits int) string { return number(lang, f, digits) },
 		"time":     func(at time.Time) template.HTML { return s.moment(lang, at) },
-		"ago":      func(at time.Time) string { return t("%s ago", duration(lang, time.Since(at))) },
+		"date":     func(at time.Time) string { return at.In(s.zone.Load()).Format(dayFormats[lang]) },
 		"for":      func(at time.Time) string { return duration(lang, time.Since(at)) },
 		"state":    func(state model.State) string { return t(stateTexts[state]) },
 		"kind":     func(job model.Job) string { return t(cmp.Or(jobTexts[job.Kind], job.Kind)) },
@@ -201,6 +201,8 @@ func (s *Site) moment(lang string, at time.Time) template.HTML {
 	at = at.In(s.zone.Load())
 	return template.HTML(`<time datetime="` + at.Format(time.RFC3339) + `">` + template.HTMLEscapeString(at.Format(dateFormats[lang])) + `</time>`)
 }
+
+var dayFormats = map[string]string{"en": "2 Jan 2006", "de": "02.01.2006"}
 
 var dateFormats = map[string]string{"en": "2 Jan 2006, 15:04:05", "de": "02.01.2006, 15:04:05"}
 

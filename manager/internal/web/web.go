@@ -45,6 +45,10 @@ type Site struct {
 	looks    map[string]func() *look
 	zone     atomic.Pointer[time.Location]
 	handler  http.Handler
+
+	// settled is how long a log must be silent until what was read is what there was
+	// before, of which only the end is shown.
+	settled time.Duration
 }
 
 // New returns the pages of a platform.
@@ -52,7 +56,7 @@ func New(p model.Platform, opts Options) *Site {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	s := &Site{p: p, opts: opts, sessions: openSessions(opts.Folder, opts.Log), looks: map[string]func() *look{}}
+	s := &Site{p: p, opts: opts, sessions: openSessions(opts.Folder, opts.Log), looks: map[string]func() *look{}, settled: 200 * time.Millisecond}
 	s.zone.Store(time.UTC)
 	s.assets, s.names = loadAssets()
 	for _, lang := range languages {
