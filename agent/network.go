@@ -31,6 +31,9 @@ func NetworkLease(root, event string, getenv func(string) string) error {
 	return netconf.OnLease(root, event, getenv)
 }
 
+// UpdateDNS takes over the DNS servers that the manager's settings add.
+func UpdateDNS(root string) error { return netconf.UpdateDNS(root) }
+
 // NetworkReport tells the stored settings and those in effect.
 func NetworkReport(root string) (string, error) {
 	s, err := netconf.Load(root)

@@ -28,6 +28,9 @@ type imageList struct {
 	url  string
 }
 
+// devices are what lists call the machines of a board.
+var devices = map[string][]string{"x86_64": {"VM"}, "armel": {"IPx10", "IPx11"}, "arm64": {"IPx13"}}
+
 // Images are described at model.Platform: those of this kind of machine, the
 // newest first.
 func (m *Manager) Images(ctx context.Context, refresh bool) ([]model.Image, error) {
@@ -47,19 +50,16 @@ func (m *Manager) Images(ctx context.Context, refresh bool) ([]model.Image, erro
 		return nil, hint.Errorf("the App Store URL under Settings, General may name a web page instead of a store", "%w", err)
 	}
 	images := []model.Image{}
-	platforms := list.For(m.platform.Board)
-	if len(platforms) == 0 {
-		// The vendor's lists name platforms by the kind of machine only.
-		for _, p := range list.Platforms {
-			if p.ID == m.platform.Arch || p.ID == m.platform.Board {
-				platforms = append(platforms, p)
-			}
-		}
+	var platforms []store.Platform
+	for _, device := range devices[m.platform.Board] {
+		platforms = append(platforms, list.For(device)...)
 	}
+	seen := map[store.Platform]bool{}
 	for _, p := range platforms {
-		if p.Update == "" {
+		if p.Update == "" || seen[p] {
 			continue
 		}
+		seen[p] = true
 		address := p.Update
 		if !strings.Contains(address, "://") {
 			if address, err = appstore.Address(c.URL, p.Update); err != nil {

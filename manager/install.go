@@ -196,6 +196,7 @@ func (m *Manager) security() bool {
 func (m *Manager) startVersion(ctx context.Context, one *job, v model.Service) error {
 	app := v.ID
 	// The job may be cancelled; what is installed is to run all the same.
+	cancelled := ctx.Done()
 	ctx = context.WithoutCancel(ctx)
 	if err := m.remember(ctx, v); err != nil {
 		return err
@@ -213,7 +214,7 @@ func (m *Manager) startVersion(ctx context.Context, one *job, v model.Service) e
 		return nil
 	}
 	one.step("start it")
-	problem := m.restartAndWait(ctx, s, run)
+	problem := m.restartAndWait(ctx, run, cancelled)
 	if problem == nil {
 		return nil
 	}
@@ -229,7 +230,7 @@ func (m *Manager) startVersion(ctx context.Context, one *job, v model.Service) e
 	if err := m.remember(ctx, v); err != nil {
 		return err
 	}
-	if err := m.restartAndWait(ctx, s, run); err != nil {
+	if err := m.restartAndWait(ctx, run, nil); err != nil {
 		m.o.Log.Warn("the version before does not become ready either", "app", app, "error", err)
 	}
 	return hint.Errorf("look at its log; the version before runs again", "build %s of %s does not become ready: %w", build, app, problem)
@@ -250,7 +251,7 @@ func (m *Manager) remember(ctx context.Context, v model.Service) error {
 }
 
 // restartAndWait restarts an app and waits until it is ready.
-func (m *Manager) restartAndWait(ctx context.Context, s *service, run *supervise.Service) error {
+func (m *Manager) restartAndWait(ctx context.Context, run *supervise.Service, cancelled <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, m.o.Ready+15*time.Second)
 	defer cancel()
 	if st := run.Status().State; st != model.Stopped {
@@ -265,6 +266,7 @@ func (m *Manager) restartAndWait(ctx context.Context, s *service, run *supervise
 	for {
 		st := run.Status()
 		switch {
+		case st.State == model.Stopped: // It has not begun yet: the rest is of the last run.
 		case st.State == model.Running:
 			return nil
 		case st.Restarts >= 3 || st.State == model.Failed:
@@ -272,6 +274,8 @@ func (m *Manager) restartAndWait(ctx context.Context, s *service, run *supervise
 		}
 		select {
 		case <-ticks.C:
+		case <-cancelled:
+			return errors.New("it was cancelled before that")
 		case <-patience:
 			if st.Problem != "" {
 				return errors.New(st.Problem)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,7 +31,8 @@ var ownPrograms = []string{"manager", "webserver"}
 type guardian struct {
 	o     Options
 	disk  appstore.Disk
-	fails int // of the program in /apps, in a row
+	args  []string // that say where everything is
+	fails int      // of the program in /apps, in a row
 
 	readyWithin time.Duration // a manager answers
 	settled     time.Duration // who ran that long was all right
@@ -40,10 +42,11 @@ type guardian struct {
 // Launch runs the manager until a signal says to end. SIGHUP lets another manager
 // take over.
 func Launch(ctx context.Context, o Options, signals <-chan os.Signal) error {
+	args := o.args()
 	o = o.defaults()
 	// It sleeps nearly always, and shall not take memory for that.
 	debug.SetGCPercent(10)
-	g := &guardian{o: o, disk: appstore.Disk(o.path(appsDir)), readyWithin: 30 * time.Second, settled: time.Minute, maxPause: 30 * time.Second}
+	g := &guardian{o: o, disk: appstore.Disk(o.path(appsDir)), args: args, readyWithin: 30 * time.Second, settled: time.Minute, maxPause: 30 * time.Second}
 	return g.guard(ctx, signals)
 }
 
@@ -107,7 +110,7 @@ func (g *guardian) once(ctx context.Context, program string, signals <-chan os.S
 	} else {
 		defer log.Close()
 	}
-	cmd := exec.Command(program, "run")
+	cmd := exec.Command(program, append(slices.Clone(g.args), "run")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
@@ -178,7 +181,7 @@ func (g *guardian) put(ctx context.Context, name string) error {
 		return err
 	}
 	mark := g.o.path(stateDir, "put-"+name)
-	identity := fmt.Sprintf("%s %d %d\n", g.o.platform().Label, info.Size(), info.ModTime().UnixNano())
+	identity := g.identity(info)
 	known, _ := os.ReadFile(mark)
 	if exists(own) && (string(known) == identity) {
 		return nil
@@ -196,10 +199,16 @@ func (g *guardian) put(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(mark), 0o700); err != nil {
+	// Others than root must get to their own folders beside the manager's.
+	if err := errors.Join(os.MkdirAll(g.o.path(dataDir), 0o755), os.MkdirAll(filepath.Dir(mark), 0o700)); err != nil {
 		return err
 	}
 	return atomicfile.Write(mark, []byte(identity), 0o600)
+}
+
+// identity tells the program of one image from that of another.
+func (g *guardian) identity(info os.FileInfo) string {
+	return fmt.Sprintf("%s %d %d\n", g.o.platform().Label, info.Size(), info.ModTime().UnixNano())
 }
 
 // versionOf is what a program says of itself, "" if it does not run.

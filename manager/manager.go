@@ -57,6 +57,7 @@ type Manager struct {
 	services map[string]*service
 	settings model.Settings
 	loaded   bool // what is known is the database's
+	away     bool // it did not answer when it was asked last
 	pem      string
 	grants   string           // that the webserver has
 	sizes    map[string]int64 // of databases

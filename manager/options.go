@@ -30,6 +30,16 @@ type Options struct {
 	Patience time.Duration // with a silent store
 }
 
+// args are those of the command that has these options.
+func (o Options) args() (args []string) {
+	for _, a := range [][2]string{{"--root", o.Root}, {"--run", o.Run}, {"--postgresql", o.PostgreSQL}, {"--http", o.HTTP}, {"--https", o.HTTPS}} {
+		if a[1] != "" {
+			args = append(args, a[0], a[1])
+		}
+	}
+	return args
+}
+
 func (o Options) defaults() Options {
 	device := o.Root == ""
 	o.Root = cmp.Or(o.Root, "/")

@@ -66,6 +66,9 @@ func (m *Manager) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		pause := m.o.Refresh
 		if err := m.refresh(ctx); err != nil && ctx.Err() == nil {
+			m.mu.Lock()
+			m.away = true
+			m.mu.Unlock()
 			m.notices.set("database", model.Error, fmt.Errorf("the database does not answer; apps and pages go on as far as they can: %w", err))
 			pause = min(pause, time.Second)
 		}
@@ -109,6 +112,7 @@ func (m *Manager) refresh(ctx context.Context) error {
 		m.mu.Unlock()
 	}
 	m.notices.clear("database")
+	m.hurry()
 	// An instance whose database is not there yet is not to run.
 	for i := range services {
 		services[i].User = users.Name(services[i].ID)
@@ -144,6 +148,21 @@ func (m *Manager) refresh(ctx context.Context) error {
 	m.syncAll()
 	m.touchIf(first)
 	return nil
+}
+
+// hurry lets instances that could not start without the database try again at once.
+func (m *Manager) hurry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.away {
+		return
+	}
+	m.away = false
+	for _, s := range m.services {
+		for _, run := range s.instances {
+			run.next, run.tries = time.Time{}, 0
+		}
+	}
 }
 
 func (m *Manager) touchIf(changed bool) {

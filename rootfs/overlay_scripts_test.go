@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // coreDump runs the handler of the kernel with data as its /mnt/sda2.
@@ -252,6 +253,92 @@ func TestFirstBootBeforeNetwork(t *testing.T) {
 				t.Errorf("%s: %q is at %d, and what comes before it at %d", name, line, next, at)
 			}
 			at = next
+		}
+	}
+}
+
+// A8, I7: what S92manager does with the manager's program, and whether it says what
+// that says.
+func TestManagerScript(t *testing.T) {
+	functions, err := os.ReadFile("overlay/etc/init.d/functions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("overlay/etc/init.d/S92manager")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name    string
+		verb    string
+		runs    bool // the guardian
+		answers bool // the manager
+		want    string
+		exit    int
+	}{
+		{"start", "start", false, true, "ssd -S -b -m -p RUN/manager.pid -x RUN/program -- launch\n", 0},
+		{"start again", "start", true, true, "S92manager: is already running\n", 0},
+		{"status", "status", true, true, "program status\n", 0},
+		{"status of one that hangs", "status", true, false, "program status\n", 1},
+		{"stop", "stop", true, true, "program end\n", 0},
+		{"stop without guardian", "stop", false, true, "program end\n", 0},
+		{"restart", "restart", true, true, "HUP\n", 0},
+		{"restart of none", "restart", false, true, "ssd -S -b -m -p RUN/manager.pid -x RUN/program -- launch\n", 0},
+		{"nonsense", "reload", false, true, "", 2},
+	} {
+		dir := t.TempDir()
+		exit := 1
+		if test.answers {
+			exit = 0
+		}
+		for name, script := range map[string]string{
+			"program":           fmt.Sprintf("echo program $1; [ $1 != status ] || exit %d", exit),
+			"start-stop-daemon": "echo ssd $*", "mountpoint": "exit 0", "sleep": "exit 0",
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := &strings.Builder{}
+		if test.runs {
+			// A process of the name that the script looks for.
+			guardian := filepath.Join(dir, "manager")
+			if err := os.WriteFile(guardian, []byte("#!/bin/sh\ntrap 'echo HUP > "+dir+"/heard' HUP\ntouch "+dir+"/up\nwhile :; do /bin/sleep 0.05; done\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(guardian)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			go func() { _ = cmd.Wait() }()
+			defer func() { _ = cmd.Process.Kill() }()
+			for range 500 {
+				if _, err := os.Stat(dir + "/up"); err == nil {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if err := os.WriteFile(dir+"/manager.pid", []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		script := strings.NewReplacer(". /etc/init.d/functions", string(functions), "/usr/lib/app-platform/manager", dir+"/program", "/run/manager.pid", dir+"/manager.pid").Replace(string(text))
+		script = strings.Replace(script, "export PATH=", "export PATH="+dir+":", 1)
+		cmd := exec.Command("sh", "-c", script, "/etc/init.d/S92manager", test.verb)
+		cmd.Stdout, cmd.Stderr = out, out
+		_ = cmd.Run()
+		if test.name == "restart" {
+			for range 500 {
+				if heard, err := os.ReadFile(dir + "/heard"); err == nil {
+					out.Write(heard)
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		got := strings.ReplaceAll(out.String(), dir, "RUN")
+		if !strings.Contains(got, strings.Replace(test.want, "S92manager:", "manager:", 1)) || cmd.ProcessState.ExitCode() != test.exit {
+			t.Errorf("%s: S92manager %s prints %q and ends with %d; want %q and %d", test.name, test.verb, got, cmd.ProcessState.ExitCode(), test.want, test.exit)
 		}
 	}
 }

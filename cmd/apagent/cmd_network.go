@@ -8,11 +8,12 @@ import (
 	"appplatform/agent"
 )
 
-const networkHelp = `usage: apagent network start|stop|restart|status
+const networkHelp = `usage: apagent network start|stop|restart|status|dns
        apagent network lease EVENT
 
 Makes the settings of /etc/network.json effective on the first network card,
-takes the addresses away, or shows them. Without settings, DHCP is used. lease
+takes the addresses away, or shows them. Without settings, DHCP is used. dns takes
+over the servers of /etc/network-dns.conf, which the manager's settings are in. lease
 is called by the DHCP client through its script.
 `
 
@@ -33,6 +34,8 @@ func (c command) network(args []string) error {
 		report, err := agent.NetworkReport(root)
 		fmt.Fprint(c.out, report)
 		return err
+	case "dns":
+		return agent.UpdateDNS(root)
 	case "lease":
 		return agent.NetworkLease(root, f.Arg(1), c.getenv)
 	}

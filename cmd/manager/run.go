@@ -38,6 +38,9 @@ const usage = `usage: manager VERB [ARGUMENTS]
   end                  end a manager that has no guardian
   --version
 
+Not on a device: --root FOLDER of the machine, --run FOLDER of the sockets,
+--postgresql FOLDER of the server's socket, --http and --https ADDRESS to listen at
+
 EXIT STATUS
   0  done
   1  not done, the reason is on standard error
@@ -62,8 +65,12 @@ var errUsage = errors.New("wrong arguments")
 func run(args []string, version string, signals chan os.Signal, in io.Reader, out, errs io.Writer) int {
 	f := flag.NewFlagSet("manager", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	root := f.String("root", "", "")
-	sockets := f.String("run", "", "")
+	o := manager.Options{Version: version}
+	f.StringVar(&o.Root, "root", "", "")
+	f.StringVar(&o.Run, "run", "", "")
+	f.StringVar(&o.PostgreSQL, "postgresql", "", "")
+	f.StringVar(&o.HTTP, "http", "", "")
+	f.StringVar(&o.HTTPS, "https", "", "")
 	show := f.Bool("version", false, "")
 	err := f.Parse(args)
 	switch {
@@ -79,7 +86,6 @@ func run(args []string, version string, signals chan os.Signal, in io.Reader, ou
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	o := manager.Options{Version: version, Root: *root, Run: *sockets}
 	c := command{manager.NewClient(o), o, in, out, errs, signals, ctx}
 	verb, rest := f.Arg(0), f.Args()[1:]
 	if slices.Contains(rest, "--help") {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appplatform/internal/atomicfile"
+	"appplatform/internal/smallfile"
 )
 
 // pidFile is where the DHCP client of an interface leaves its process number.
@@ -424,6 +425,39 @@ func writeResolvConf(root, domain string, servers []netip.Addr) error {
 	for _, a := range servers {
 		fmt.Fprintf(&b, "nameserver %v\n", a)
 	}
+	return storeResolvConf(root, b.String())
+}
+
+// MoreDNS is a file with DNS servers that the administrator chose besides those of
+// the network, one line each as in resolv.conf: the manager's settings.
+const MoreDNS = "etc/network-dns.conf"
+
+// moreMark begins what is from there in resolv.conf.
+const moreMark = "# set in the manager\n"
+
+// UpdateDNS takes over what that file says now.
+func UpdateDNS(root string) error {
+	old, err := os.ReadFile(resolvConf(root))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot set the DNS servers: %w", err)
+	}
+	network, _, _ := strings.Cut(string(old), moreMark)
+	return storeResolvConf(root, network)
+}
+
+func storeResolvConf(root, text string) error {
+	if more := moreDNS(root); more != "" {
+		text += moreMark + more
+	}
+	path := resolvConf(root)
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+		return nil
+	}
+	return atomicfile.Write(path, []byte(text), 0o644)
+}
+
+// resolvConf is where the file is that the name may be a link to.
+func resolvConf(root string) string {
 	path := filepath.Join(root, ResolvConf)
 	if link, err := os.Readlink(path); err == nil {
 		if !filepath.IsAbs(link) {
@@ -431,8 +465,22 @@ func writeResolvConf(root, domain string, servers []netip.Addr) error {
 		}
 		path = filepath.Join(root, link)
 	}
-	if old, err := os.ReadFile(path); err == nil && string(old) == b.String() {
-		return nil
+	return path
+}
+
+// moreDNS are the lines of that file that make sense: a few addresses.
+func moreDNS(root string) string {
+	text, err := smallfile.Read(filepath.Join(root, MoreDNS), 4096)
+	if err != nil {
+		return ""
 	}
-	return atomicfile.Write(path, []byte(b.String()), 0o644)
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if name, address, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name == "nameserver" {
+			for _, a := range addresses(address) {
+				fmt.Fprintf(&b, "nameserver %v\n", a)
+			}
+		}
+	}
+	return b.String()
 }

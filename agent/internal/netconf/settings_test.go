@@ -157,6 +157,25 @@ func TestWriteResolvConf(t *testing.T) {
 	if want := "search example.org\nnameserver 10.0.2.3\nnameserver 9.9.9.9\n"; err != nil || string(got) != want {
 		t.Errorf("behind the link is %q, %v; want %q", got, err, want)
 	}
+	// F1: servers of the manager's settings count besides the network's, now and
+	// with the next lease.
+	for _, test := range []struct{ more, want string }{
+		{"nameserver 192.0.2.53\nnameserver 2001:db8::53\n", "search example.org\nnameserver 10.0.2.3\nnameserver 9.9.9.9\n# set in the manager\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n"},
+		{"nameserver 192.0.2.54\noptions debug\nnameserver evil\nnameserver 0.0.0.0\n", "search example.org\nnameserver 10.0.2.3\nnameserver 9.9.9.9\n# set in the manager\nnameserver 192.0.2.54\n"},
+		{"", "search example.org\nnameserver 10.0.2.3\nnameserver 9.9.9.9\n"},
+	} {
+		if err := os.WriteFile(filepath.Join(root, MoreDNS), []byte(test.more), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for name, change := range map[string]func() error{"UpdateDNS": func() error { return UpdateDNS(root) }, "a lease": func() error { return writeResolvConf(root, "example.org", servers) }} {
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(filepath.Join(root, "run/resolv.conf")); err != nil || string(got) != test.want {
+				t.Errorf("behind %s with %q: %q, %v; want %q", name, test.more, got, err, test.want)
+			}
+		}
+	}
 }
 
 // A gateway hands its platform an address on the kernel command line; what

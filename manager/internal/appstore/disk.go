@@ -104,7 +104,8 @@ func readRecord(dir string) Record {
 	return r
 }
 
-func (r Record) write(dir string) error {
+// Write stores the record in the folder of a version.
+func (r Record) Write(dir string) error {
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -130,7 +131,7 @@ func (d Disk) PlanInstall(app string, r Record) []Step {
 	steps := []Step{
 		{"note what version it is", func() error {
 			r.Serial = d.Current(app).Serial + 1
-			return r.write(staged)
+			return r.Write(staged)
 		}},
 		{"write everything to the disk", func() error { return settle(staged, app) }},
 		{"mark it as whole", func() error { return d.rename(staged, ready) }},
@@ -181,7 +182,7 @@ func (d Disk) PlanRevert(app string) ([]Step, error) {
 		{"note that it is the newest choice", func() error {
 			r := readRecord(previous)
 			r.Serial = d.Current(app).Serial + 1
-			return r.write(previous)
+			return r.Write(previous)
 		}},
 		{"take it out of the current version", func() error {
 			return errors.Join(d.rename(previous, d.hidden(app, "ready")), atomicfile.SyncDir(d.path(app)))

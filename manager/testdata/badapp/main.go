@@ -29,8 +29,8 @@ func main() {
 	switch how {
 	case "crash":
 		os.Exit(7)
-	case "segfault":
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+	case "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "hang":
 		time.Sleep(time.Hour)
 	case "garbage":
