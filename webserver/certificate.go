@@ -30,9 +30,10 @@ const (
 
 // certificates are what the webserver can show to its clients.
 type certificates struct {
-	state string
-	own   *tls.Certificate
-	inUse atomic.Pointer[tls.Certificate]
+	state  string
+	own    *tls.Certificate
+	broken error // why the given one is not in use
+	inUse  atomic.Pointer[tls.Certificate]
 }
 
 func openCertificates(state string) (*certificates, error) {
@@ -49,11 +50,12 @@ func openCertificates(state string) (*certificates, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the certificate: %w", err)
-	}
 	// A broken one must not keep the pages away where it can be replaced.
-	if given, err := parse(text); err == nil {
+	if err != nil {
+		c.broken = fmt.Errorf("cannot read the certificate: %w", err)
+	} else if given, err := parse(text); err != nil {
+		c.broken = err
+	} else {
 		c.inUse.Store(given)
 	}
 	return c, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -79,20 +80,24 @@ func (c *conn) Close() error {
 // full ends the time in which the connection counts as half open.
 func (c *conn) full() {
 	if c.half.Swap(false) {
-		c.door.halfOpen.Add(-1)
+		c.door.leaveHalf(c)
 	}
 }
 
-// A door counts who is in, all together and of each address.
+// A door counts who is in, all together and of each address: connections, and the
+// requests of HTTP/2, of which each may need a connection to an app.
 type door struct {
-	limit    int
-	halfOpen atomic.Int64
 	refusals atomic.Int64
 
-	mu    sync.Mutex
-	in    int
-	of    map[netip.Prefix]int
-	conns map[*conn]struct{}
+	mu               sync.Mutex
+	limit, ofAddress int
+	in               int
+	of               map[netip.Prefix]int
+	conns            map[*conn]struct{}
+
+	halfLimit, halfOfAddress int
+	halfOpen                 int
+	halfOf                   map[netip.Prefix]int
 }
 
 // enter lets a connection in. One over a limit gets a status to refuse it by, or,
@@ -106,24 +111,71 @@ func (d *door) enter(t *net.TCPConn) *conn {
 	c := &conn{TCPConn: t, raw: raw, door: d, from: origin(t.RemoteAddr())}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case d.in >= d.limit:
-		c.refused = 503
-	case d.of[c.from] >= maxOfAddress:
-		c.refused = 429
-	}
-	if c.refused != 0 {
+	if c.refused = d.add(c.from); c.refused != 0 {
 		if d.refusals.Add(1) > maxRefusals {
 			d.refusals.Add(-1)
 			t.Close()
 			return nil
 		}
-	} else {
-		d.in++
-		d.of[c.from]++
 	}
 	d.conns[c] = struct{}{}
 	return c
+}
+
+// add counts one more, or returns the status to refuse it by. The lock is held.
+func (d *door) add(from netip.Prefix) int {
+	switch {
+	case d.in >= d.limit:
+		return http.StatusServiceUnavailable
+	case d.of[from] >= d.ofAddress:
+		return http.StatusTooManyRequests
+	}
+	d.in++
+	d.of[from]++
+	return 0
+}
+
+func (d *door) remove(from netip.Prefix) {
+	d.in--
+	if d.of[from]--; d.of[from] == 0 {
+		delete(d.of, from)
+	}
+}
+
+// begin counts a request of HTTP/2, or returns the status to refuse it by.
+func (d *door) begin(from netip.Prefix) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.add(from)
+}
+
+func (d *door) end(from netip.Prefix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.remove(from)
+}
+
+// enterHalf counts a connection as half open. One address cannot have all the
+// places, or nobody else could begin a handshake.
+func (d *door) enterHalf(c *conn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.halfOpen >= d.halfLimit || d.halfOf[c.from] >= d.halfOfAddress {
+		return false
+	}
+	d.halfOpen++
+	d.halfOf[c.from]++
+	c.half.Store(true)
+	return true
+}
+
+func (d *door) leaveHalf(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.halfOpen--
+	if d.halfOf[c.from]--; d.halfOf[c.from] == 0 {
+		delete(d.halfOf, c.from)
+	}
 }
 
 func (d *door) leave(c *conn) {
@@ -134,10 +186,7 @@ func (d *door) leave(c *conn) {
 		d.refusals.Add(-1)
 		return
 	}
-	d.in--
-	if d.of[c.from]--; d.of[c.from] == 0 {
-		delete(d.of, c.from)
-	}
+	d.remove(c.from)
 }
 
 // count is how many connections there are, those over a limit as well.
@@ -167,7 +216,11 @@ func origin(a net.Addr) netip.Prefix {
 	if !ok {
 		return netip.Prefix{}
 	}
-	ip := tcp.AddrPort().Addr().Unmap()
+	return network(tcp.AddrPort().Addr())
+}
+
+func network(ip netip.Addr) netip.Prefix {
+	ip = ip.Unmap()
 	bits := 32
 	if ip.Is6() {
 		bits = 64
@@ -199,13 +252,9 @@ func (s *Server) accept(l net.Listener, secure bool) {
 		if in == nil {
 			continue
 		}
-		if secure {
-			if s.door.halfOpen.Add(1) > maxHalfOpen {
-				s.door.halfOpen.Add(-1)
-				in.Close()
-				continue
-			}
-			in.half.Store(true)
+		if secure && !s.door.enterHalf(in) {
+			in.Close()
+			continue
 		}
 		v := &visit{srv: s, c: in, rw: in, secure: secure, fresh: true}
 		v.spot.raw = in.raw

@@ -13,6 +13,11 @@ import (
 // control answers the manager until it hangs up.
 func (s *Server) control(c *net.UnixConn) {
 	defer c.Close()
+	// For a moment the socket has the mode of the umask.
+	if cred, err := peer(c); err != nil || cred.Uid != 0 && int(cred.Uid) != os.Getuid() {
+		s.log.Warn("somebody else than the manager wants to rule", "peer", cred, "error", err)
+		return
+	}
 	conn := wire.NewConn(c)
 	if conn.Send(wire.Ready{Head: wire.Head{MT: "Ready"}, Protocol: wire.Version, Version: s.Version, PID: os.Getpid()}) != nil {
 		return

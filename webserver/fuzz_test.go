@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"net/http"
+	"net/url"
+	"strings"
 	"testing"
 )
 
@@ -13,7 +15,7 @@ func FuzzHead(f *testing.F) {
 	f.Add([]byte("POST /app HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
 	f.Add([]byte("PUT http://x/ HTTP/1.0\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		h, err := readHead(bufio.NewReader(bytes.NewReader(data)))
+		h, err := readHead(bufio.NewReader(bytes.NewReader(data)), func() bool { return true })
 		if err != nil {
 			return
 		}
@@ -30,6 +32,11 @@ func FuzzHead(f *testing.F) {
 		}
 		if r.Method != h.method || r.ContentLength != h.length || r.Host != h.host && h.host != "" || u.Path != r.URL.Path && r.URL.Host == "" {
 			t.Fatalf("%q: %s %d %q %q; net/http reads %s %d %q %q", h.raw, h.method, h.length, h.host, u.Path, r.Method, r.ContentLength, r.Host, r.URL.Path)
+		}
+		// What is sent on leads to the same path.
+		again, err := url.ParseRequestURI(u.RequestURI())
+		if err != nil || again.Path != u.Path && !strings.HasPrefix(u.Path, "//") || u.EscapedPath() != u.RawPath {
+			t.Fatalf("%q: the path %q is sent on as %q, %v", h.raw, u.RawPath, u.RequestURI(), err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package webserver
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -63,8 +64,9 @@ func readLine(r *bufio.Reader, line []byte, limit int) ([]byte, error) {
 var errLineTooLong = errors.New("line too long")
 
 // readHead reads and judges a request's head. An error that is no refusal means
-// that the connection broke off, io.EOF that it ended between requests.
-func readHead(r *bufio.Reader) (*head, error) {
+// that the connection broke off, io.EOF that it ended between requests. A head
+// that is not small is read on if large allows it.
+func readHead(r *bufio.Reader, large func() bool) (*head, error) {
 	// A few clients send an empty line behind a body.
 	for range 2 {
 		next, err := r.Peek(2)
@@ -88,9 +90,19 @@ func readHead(r *bufio.Reader) (*head, error) {
 	if err := h.parseFirst(line); err != nil {
 		return nil, err
 	}
+	limit := smallHead
 	for fields := 0; ; fields++ {
 		start := len(h.raw)
-		h.raw, err = readLine(r, h.raw, maxHead)
+		h.raw, err = readLine(r, h.raw, limit)
+		if errors.Is(err, errLineTooLong) && limit == smallHead {
+			if !large() {
+				return nil, refuse(http.StatusServiceUnavailable, "there are too many requests with long headers")
+			}
+			limit, err = maxHead, nil
+			if !bytes.HasSuffix(h.raw, []byte("\n")) {
+				h.raw, err = readLine(r, h.raw, limit)
+			}
+		}
 		if errors.Is(err, errLineTooLong) || fields > maxFields {
 			return nil, refuse(http.StatusRequestHeaderFieldsTooLarge, "the header is longer than %d bytes or has more than %d fields", maxHead, maxFields)
 		}
@@ -301,7 +313,31 @@ func (h *head) url() (*url.URL, error) {
 	if err != nil {
 		return nil, bad("the address is not encoded rightly")
 	}
-	return &url.URL{Path: decoded, RawPath: path, RawQuery: query, ForceQuery: asks && query == ""}, nil
+	return &url.URL{Path: decoded, RawPath: encoded(path), RawQuery: query, ForceQuery: asks && query == ""}, nil
+}
+
+// encoded encodes what is no part of a path without that, and leaves all else as
+// it is. Package url would decode the whole path and encode it anew: %2F became
+// a slash.
+func encoded(path string) string {
+	var b []byte
+	for i := range len(path) {
+		c := path[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~!$&'()*+,;=:@/%[]", c) >= 0 {
+			if b != nil {
+				b = append(b, c)
+			}
+			continue
+		}
+		if b == nil {
+			b = append(make([]byte, 0, len(path)+16), path[:i]...)
+		}
+		b = fmt.Appendf(b, "%%%02X", c)
+	}
+	if b == nil {
+		return path
+	}
+	return string(b)
 }
 
 func hasToken(header http.Header, name, token string) bool {

@@ -322,3 +322,10 @@ func decode[R any](t *testing.T, text string) (v R) {
 	}
 	return v
 }
+
+// half is how many connections count as half open.
+func (d *door) half() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.halfOpen
+}

@@ -6,6 +6,7 @@ import "time"
 const (
 	maxPath    = 8192     // bytes of an address
 	maxHead    = 64 << 10 // bytes of a request's head
+	smallHead  = 8 << 10  // of one that everybody may have
 	maxFields  = 200      // of it
 	maxTrailer = 8 << 10
 	maxMethod  = 32
@@ -13,6 +14,8 @@ const (
 	maxConnections   = 20000
 	maxOfAddress     = 5000 // IPv6: of a /64
 	maxHalfOpen      = 4096 // TLS connections before their handshake is done
+	maxHalfOfAddress = 1024
+	maxLargeHeads    = 256  // requests at a time whose head is not small
 	maxRefusals      = 256  // connections over a limit that get an answer
 	maxWaiters       = 2000 // requests that wait for an app
 	maxRegistrations = 20000

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -56,13 +57,23 @@ func TestGrants(t *testing.T) {
 		{5, "/a/b", "files", dir + "/app/out", "escapes"},
 		{6, "/a", "files", dir + "/app", "may not register"},
 	} {
-		_, err := tab.add(wire.Register{Path: test.path, Kind: test.kind, Socket: test.to, Dir: test.to}, test.uid, 1)
+		_, err := tab.add(wire.Register{Path: test.path, Kind: test.kind, Socket: test.to, Dir: test.to}, test.uid, 1, func() {})
 		if test.refused == "" && err != nil || test.refused != "" && (err == nil || !strings.Contains(err.Error(), test.refused)) {
 			t.Errorf("user %d, %.20q as %s to %s: %v; want %q", test.uid, test.path, test.kind, test.to, err, test.refused)
 		}
 	}
-	// What is not granted any more ends.
+	// What is not granted any more ends, and who has registered it is told so.
+	told := 0
+	if _, err := tab.add(wire.Register{Path: "/a/b", Kind: "http", Socket: "/s"}, 5, 1, func() { told++ }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tab.add(wire.Register{Path: "/a", Kind: "http", Socket: "/s"}, 6, 1, func() { told += 100 }); err != nil {
+		t.Fatal(err)
+	}
 	tab.grant([]wire.Grant{{UID: 6, Path: "/a"}})
+	if told != 1 {
+		t.Errorf("told %d; want the one whose path is not granted any more", told)
+	}
 	for _, r := range tab.all() {
 		if r.UID == 5 {
 			t.Errorf("%+v is still registered", r)
@@ -192,6 +203,24 @@ func TestCertificates(t *testing.T) {
 	}
 	if text, selfSigned := again.chain(); !selfSigned || text != own.PEM {
 		t.Error("after a restart the self-signed certificate is another one")
+	}
+	// A file that is broken or no file keeps nobody away.
+	file := filepath.Join(l.State, givenFile)
+	for name, spoil := range map[string]func() error{
+		"garbage":  func() error { return os.WriteFile(file, []byte("garbage"), 0o600) },
+		"a folder": func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) },
+	} {
+		_ = os.Remove(file)
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := openCertificates(l.State)
+		if err != nil || again.broken == nil || again.inUse.Load() != again.own {
+			t.Errorf("%s: %v, %+v", name, err, again)
+		}
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -28,13 +30,27 @@ var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor > 1 {
 		s.requests.Add(1)
+		w = &pacedWriter{ResponseWriter: w, rc: http.NewResponseController(w), progress: s.progress}
+		leave, err := s.enterRequest(r)
+		defer leave()
+		if err != nil {
+			page(w, err.status, err.text)
+			return
+		}
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.fault(p)
+			breakOff(w)
+		}
+	}()
 	if err := check(r); err != nil {
 		var refused *refusal
 		errors.As(err, &refused)
 		page(w, refused.status, refused.text)
 		return
 	}
+	r.URL.RawPath = encoded(r.URL.RawPath) // HTTP/2's
 	upgrade := isUpgrade(r)
 	wait := s.newPatience(r.Context())
 	defer wait.end()
@@ -60,6 +76,70 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// fault is told of a panic: one request must not end all others.
+func (s *Server) fault(p any) {
+	if p != http.ErrAbortHandler {
+		s.log.Error("internal error", "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+// breakOff makes the client see that the answer has no proper end.
+func breakOff(w http.ResponseWriter) {
+	if h1, ok := w.(*response); ok {
+		h1.abort()
+		return
+	}
+	panic(http.ErrAbortHandler) // net/http resets the stream
+}
+
+// enterRequest counts a request of HTTP/2 as a connection, and a large head as
+// such: a client may send many at a time.
+func (s *Server) enterRequest(r *http.Request) (leave func(), refused *refusal) {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	of := network(from.Addr())
+	if status := s.door.begin(of); status != 0 {
+		return func() {}, &refusal{status, "there are too many requests"}
+	}
+	size := len(r.RequestURI)
+	for name, values := range r.Header {
+		for _, value := range values {
+			size += len(name) + len(value)
+		}
+	}
+	if size <= smallHead {
+		return func() { s.door.end(of) }, nil
+	}
+	if !s.largeHead() {
+		return func() { s.door.end(of) }, &refusal{http.StatusServiceUnavailable, "there are too many requests with long headers"}
+	}
+	return func() {
+		s.largeHeads.Add(-1)
+		s.door.end(of)
+	}, nil
+}
+
+// A pacedWriter bounds how slowly a client of HTTP/2 may read.
+type pacedWriter struct {
+	http.ResponseWriter
+	rc       *http.ResponseController
+	progress time.Duration
+}
+
+func (w *pacedWriter) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		_ = w.rc.SetWriteDeadline(time.Now().Add(w.progress))
+		n, err := w.ResponseWriter.Write(p[done:min(len(p), done+progressBytes)])
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 func check(r *http.Request) error {
 	switch {
 	case len(r.RequestURI) > maxPath:
@@ -68,15 +148,18 @@ func check(r *http.Request) error {
 		return refuse(http.StatusMethodNotAllowed, "%s is not allowed here", r.Method)
 	case !slices.Contains(methods, r.Method):
 		return refuse(http.StatusNotImplemented, "there is no such method")
+	case r.ProtoMajor > 1 && strings.ContainsAny(r.RequestURI, " #"):
+		return bad("the address has a space or a fragment") // and would be the line's end in HTTP/1
 	case r.ProtoMajor > 1 && !isHost(r.Host):
 		return bad("the request must name its host")
 	}
 	return nil
 }
 
-// isUpgrade reports whether the client wants to go on with WebSocket.
+// isUpgrade reports whether the client wants to go on with WebSocket. The body of
+// such a request would be taken for the first frames.
 func isUpgrade(r *http.Request) bool {
-	return r.ProtoMajor == 1 && r.ProtoMinor == 1 && r.Method == http.MethodGet &&
+	return r.ProtoMajor == 1 && r.ProtoMinor == 1 && r.Method == http.MethodGet && r.ContentLength == 0 &&
 		hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
 }
 
@@ -188,7 +271,9 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, reg *registration
 	case reg.Kind == wire.KindPassThrough:
 		return s.passThrough(h1, r, reg)
 	case reg.Kind == wire.KindWebSocket && !upgrade:
-		w.Header().Set("Upgrade", "websocket")
+		if h1 != nil { // HTTP/2 has no such field
+			w.Header().Set("Upgrade", "websocket")
+		}
 		page(w, http.StatusUpgradeRequired, "this address speaks WebSocket only, over HTTP/1.1")
 	case upgrade:
 		return s.upgrade(h1, r, reg)
@@ -200,17 +285,25 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, reg *registration
 
 // hop are the fields that are between two neighbours only, and those that only
 // the webserver may set.
-var hop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
-	"Transfer-Encoding", "Upgrade", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
-	"X-Forwarded-Server", "X-Forwarded-Prefix", "X-Real-Ip"}
+var hop = []string{"Connection", "Keep-Alive", "Proxy", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+	"Transfer-Encoding", "Upgrade", "Forwarded", "X-Real-Ip", "Content-Length", "Host"}
+
+// reserved reports whether a client's field is not for the app. To apps that see
+// fields as environment variables, X_Forwarded_For is X-Forwarded-For.
+func reserved(name string) bool {
+	name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	return strings.HasPrefix(name, "X-Forwarded-") || slices.Contains(hop, name)
+}
 
 // outgoing is the header that the app gets.
 func outgoing(r *http.Request) http.Header {
 	header := make(http.Header, len(r.Header)+4)
 	for name, values := range r.Header {
-		header[name] = values
+		if !reserved(name) {
+			header[name] = values
+		}
 	}
-	strip(header, hop)
+	strip(header, r.Header["Connection"])
 	if hasToken(r.Header, "Te", "trailers") {
 		header["Te"] = []string{"trailers"}
 	}
@@ -230,9 +323,9 @@ func outgoing(r *http.Request) http.Header {
 	return header
 }
 
-// strip removes the fields and those that Connection names.
-func strip(header http.Header, names []string) {
-	for _, value := range header["Connection"] {
+// strip removes the fields that Connection names, and others.
+func strip(header http.Header, connection []string, names ...string) {
+	for _, value := range connection {
 		for name := range strings.SplitSeq(value, ",") {
 			if name = textproto.TrimString(name); !strings.EqualFold(name, "close") {
 				header.Del(name)
@@ -251,8 +344,11 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, reg *registrati
 	u := *r.URL
 	u.Scheme, u.Host = "http", "app"
 	out.URL = &u
-	delete(out.Header, "Host")
-	delete(out.Header, "Content-Length")
+	for name := range out.Trailer { // those that HTTP/2 announces
+		if reserved(name) {
+			delete(out.Trailer, name)
+		}
+	}
 	if out.Header["User-Agent"] == nil {
 		out.Header["User-Agent"] = []string{""} // or the transport sends its own
 	}
@@ -278,6 +374,10 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, reg *registrati
 		return nil
 	}
 	defer answer.Body.Close()
+	if answer.StatusCode < 200 { // 101, which nobody has asked for
+		s.failed(w, r, reg, paced, errors.New("the app has changed the protocol by itself"))
+		return nil
+	}
 	s.copyAnswer(w, r, answer)
 	return nil
 }
@@ -287,15 +387,16 @@ func (s *Server) pace(w http.ResponseWriter, r *http.Request) (io.ReadCloser, fu
 	if b, ok := r.Body.(*body); ok {
 		return b, b.failure
 	}
-	p := &pacer{ReadCloser: r.Body, rc: http.NewResponseController(w)}
+	p := &pacer{ReadCloser: r.Body, rc: http.NewResponseController(w), progress: s.progress}
 	return p, p.failure
 }
 
 // A pacer is the body of a request of HTTP/2.
 type pacer struct {
 	io.ReadCloser
-	rc     *http.ResponseController
-	window int
+	rc       *http.ResponseController
+	progress time.Duration
+	window   int
 
 	mu  sync.Mutex
 	err error
@@ -304,7 +405,7 @@ type pacer struct {
 func (p *pacer) Read(b []byte) (int, error) {
 	if p.window <= 0 {
 		p.window = progressBytes
-		_ = p.rc.SetReadDeadline(time.Now().Add(progressTime))
+		_ = p.rc.SetReadDeadline(time.Now().Add(p.progress))
 	}
 	n, err := p.ReadCloser.Read(b)
 	p.window -= n
@@ -348,7 +449,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, reg *registratio
 
 // copyAnswer relays what the app answers, each part when it comes.
 func (s *Server) copyAnswer(w http.ResponseWriter, r *http.Request, answer *http.Response) {
-	strip(answer.Header, []string{"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Transfer-Encoding", "Upgrade"})
+	strip(answer.Header, answer.Header["Connection"], "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Transfer-Encoding", "Upgrade")
 	header := w.Header()
 	for name, values := range answer.Header {
 		header[name] = values
@@ -358,13 +459,10 @@ func (s *Server) copyAnswer(w http.ResponseWriter, r *http.Request, answer *http
 		header.Add("Trailer", name)
 	}
 	w.WriteHeader(answer.StatusCode)
-	err := copyBody(w, answer.Body, answer.ContentLength < 0 && r.Method != http.MethodHead)
+	err := s.copyBody(w, answer.Body, answer.ContentLength < 0 && r.Method != http.MethodHead)
 	if err != nil {
-		if h1, ok := w.(*response); ok {
-			h1.abort()
-			return
-		}
-		panic(http.ErrAbortHandler)
+		breakOff(w)
+		return
 	}
 	for name, values := range answer.Trailer {
 		if announced == 0 {
@@ -374,10 +472,10 @@ func (s *Server) copyAnswer(w http.ResponseWriter, r *http.Request, answer *http
 	}
 }
 
-// copyBody copies with a bound for how slowly the client may read.
-func copyBody(w http.ResponseWriter, from io.Reader, flush bool) error {
+// copyBody copies what comes, when it comes. The writer bounds how slowly the
+// client may read.
+func (s *Server) copyBody(w http.ResponseWriter, from io.Reader, flush bool) error {
 	rc := http.NewResponseController(w)
-	_, paced := w.(*response)
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	if flush {
@@ -388,18 +486,16 @@ func copyBody(w http.ResponseWriter, from io.Reader, flush bool) error {
 	for {
 		n, err := from.Read((*buf)[:progressBytes])
 		if n > 0 {
-			if !paced {
-				_ = rc.SetWriteDeadline(time.Now().Add(progressTime))
-			}
 			if _, err := w.Write((*buf)[:n]); err != nil {
 				return err
 			}
-			if flush && !paced {
+			if flush {
 				_ = rc.Flush()
-				_ = rc.SetWriteDeadline(time.Time{}) // the next part may take its time
 			}
+			_ = rc.SetWriteDeadline(time.Time{}) // of HTTP/2; the next part may take its time
 		}
 		if err == io.EOF {
+			_ = rc.SetWriteDeadline(time.Now().Add(s.progress)) // for what is still in a buffer
 			return nil
 		}
 		if err != nil {

@@ -301,6 +301,10 @@ func TestWebSocket(t *testing.T) {
 	if answer, _ := get(t, client(t, false), "https://"+l.https+"/only"); answer.StatusCode != http.StatusUpgradeRequired {
 		t.Errorf("GET of a WebSocket's path: %s", answer.Status)
 	}
+	f := l.frames() // which looks for fields that are no HTTP/2
+	if status, _ := f.answer(f.ask("", ":method", "GET", ":scheme", "https", ":path", "/only", ":authority", "x")); status != "426" {
+		t.Errorf("GET of a WebSocket's path in HTTP/2: %s", status)
+	}
 	if answer, text := get(t, client(t, false), "https://"+l.https+"/app"); answer.StatusCode != http.StatusTeapot || text != "no WebSocket\n" {
 		t.Errorf("GET of a path that has both: %s %q", answer.Status, text)
 	}

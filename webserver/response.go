@@ -70,7 +70,7 @@ func (w *response) writeHeader(status int) {
 		}
 	}
 	// What is left of the request's body cannot be told from the next request.
-	if w.body != nil && !w.body.whole() {
+	if w.body != nil && !w.body.whole() || w.v.srv.draining() {
 		w.close = true
 	}
 	w.begun = w.appendHead(make([]byte, 0, 512))
@@ -83,8 +83,8 @@ func (w *response) hasBody() bool {
 func (w *response) appendHead(b []byte) []byte {
 	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n", w.status, http.StatusText(w.status))
 	for name, values := range w.header {
-		if strings.HasPrefix(name, http.TrailerPrefix) || name == "Connection" || name == "Transfer-Encoding" {
-			continue
+		if strings.HasPrefix(name, http.TrailerPrefix) || name == "Connection" || name == "Transfer-Encoding" || !isToken(name) {
+			continue // Go takes "Transfer-Encoding : chunked" for a field of that name, with the space
 		}
 		if w.isTrailer(name) {
 			continue
@@ -171,7 +171,7 @@ func (w *response) send(part []byte) error {
 
 func (w *response) put(out []byte) error {
 	if w.err == nil && len(out) > 0 {
-		_ = w.v.c.SetWriteDeadline(time.Now().Add(progressTime))
+		_ = w.v.c.SetWriteDeadline(time.Now().Add(w.v.srv.progress))
 		_, w.err = w.v.rw.Write(out)
 	}
 	return w.err
@@ -226,7 +226,7 @@ func (w *response) finish() {
 		w.begun = append(w.begun, "0\r\n"...)
 		for name, values := range w.header {
 			key, late := strings.CutPrefix(name, http.TrailerPrefix)
-			if !late && !w.isTrailer(name) {
+			if !late && !w.isTrailer(name) || !isToken(key) {
 				continue
 			}
 			for _, value := range values {

@@ -211,4 +211,52 @@ func TestSockets(t *testing.T) {
 		t.Fatalf("a stale socket is in the way: %v", err)
 	}
 	u.Close()
+
+	// A link is replaced, not followed.
+	link := filepath.Join(l.dir, "link.sock")
+	if err := os.Symlink(filepath.Join(l.dir, "target.sock"), link); err != nil {
+		t.Fatal(err)
+	}
+	if u, err = listenUnix(link, 0o600, true); err != nil {
+		t.Fatal(err)
+	}
+	u.Close()
+	if info, err := os.Lstat(link); err != nil || info.Mode().Type() != os.ModeSocket {
+		t.Errorf("in place of a link: %v, %v", info, err)
+	}
+	if _, err := os.Lstat(filepath.Join(l.dir, "target.sock")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("where the link led: %v", err)
+	}
+}
+
+// TestDrainAgain: a signal ends a long draining sooner.
+func TestDrainAgain(t *testing.T) {
+	l := open(t)
+	l.app(wire.KindHTTP, echoSocket, "/app")
+	c, br, _ := l.dialSocket("/app", true)
+	echoes(t, c, br, "here")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan bool)
+	go func() {
+		l.run(ctx)
+		close(ended)
+	}()
+	l.Drain(time.Hour)
+	echoes(t, c, br, "still here")
+	cancel()
+	eventually(t, "the signal counts", func() bool { return time.Until(l.end()) <= stopDrain*time.Second })
+	l.Drain(time.Hour)
+	if time.Until(l.end()) > stopDrain*time.Second {
+		t.Error("a draining was made longer")
+	}
+	l.Drain(0)
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on")
+	}
+	if _, err := br.ReadByte(); err == nil {
+		t.Error("a WebSocket outlives its webserver")
+	}
 }

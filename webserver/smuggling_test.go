@@ -153,6 +153,7 @@ func TestSlowHead(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for the webserver's patience to end")
 	}
+	t.Parallel()
 	l := open(t)
 	l.app(wire.KindHTTP, tell, "/app")
 	var slow []net.Conn
@@ -183,7 +184,7 @@ func TestSlowHead(t *testing.T) {
 			t.Fatalf("a slow head was answered %q", text)
 		}
 	}
-	eventually(t, "nobody is left", func() bool { return l.door.count() <= 1 && l.door.halfOpen.Load() == 0 })
+	eventually(t, "nobody is left", func() bool { return l.door.count() <= 1 && l.door.half() == 0 })
 }
 
 // TestTooMany: who comes when there are too many gets an answer, and a place when
@@ -232,7 +233,7 @@ func TestPatience(t *testing.T) {
 	if soon("/a/x") {
 		t.Error("long after the start: patience for a path that nobody had")
 	}
-	r, err := tab.add(wire.Register{Path: "/a", Kind: wire.KindHTTP, Socket: "/s"}, 1, 1)
+	r, err := tab.add(wire.Register{Path: "/a", Kind: wire.KindHTTP, Socket: "/s"}, 1, 1, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

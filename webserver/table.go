@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appplatform/internal/hint"
 	"appplatform/internal/wire"
 )
@@ -23,6 +25,8 @@ type registration struct {
 	pid  int32
 	root *os.Root        // files
 	http *http.Transport // the other kinds
+
+	hangUp func() // on whoever has registered it
 }
 
 // A table says whose which path is.
@@ -91,7 +95,7 @@ func inFolder(dir, base string) bool {
 }
 
 // add registers a path.
-func (t *table) add(m wire.Register, uid uint32, pid int32) (*registration, error) {
+func (t *table) add(m wire.Register, uid uint32, pid int32, hangUp func()) (*registration, error) {
 	if err := checkPath(m.Path); err != nil {
 		return nil, err
 	}
@@ -119,7 +123,7 @@ func (t *table) add(m wire.Register, uid uint32, pid int32) (*registration, erro
 	if !ok {
 		return nil, hint.Errorf("the manager grants paths to the apps that it has started", "the user %d may not register %q as %s", uid, m.Path, m.Kind)
 	}
-	r := &registration{Register: m, uid: uid, pid: pid}
+	r := &registration{Register: m, uid: uid, pid: pid, hangUp: hangUp}
 	if m.Kind == wire.KindFiles {
 		root, err := openFolder(grant.Dir, m.Dir)
 		if err != nil {
@@ -202,7 +206,9 @@ func (t *table) forget() {
 	t.enough = max(1000, 2*len(t.left))
 }
 
-// grant replaces the grants and ends what they do not cover any more.
+// grant replaces the grants and ends what they do not cover any more. Who has
+// registered that is hung up on, and may ask again: what is withdrawn by mistake,
+// as by a manager whose database is away, would else never come back.
 func (t *table) grant(grants []wire.Grant) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -211,6 +217,7 @@ func (t *table) grant(grants []wire.Grant) {
 		for _, r := range slices.Clone(list) {
 			if _, ok := t.grantOf(r.uid, r.Register); !ok {
 				t.drop(r)
+				r.hangUp()
 			}
 		}
 	}
@@ -336,7 +343,7 @@ func (s *Server) register(c *net.UnixConn) {
 		var result wire.RegisterResult
 		switch m.MT {
 		case "Register":
-			result = s.registerOne(m, cred.Uid, cred.Pid, mine)
+			result = s.registerOne(m, cred, func() { c.Close() }, mine)
 		case "Unregister":
 			result = s.unregisterOne(m, mine)
 		default:
@@ -350,15 +357,15 @@ func (s *Server) register(c *net.UnixConn) {
 	}
 }
 
-func (s *Server) registerOne(m wire.Message, uid uint32, pid int32, mine map[[2]string]*registration) wire.RegisterResult {
+func (s *Server) registerOne(m wire.Message, who *unix.Ucred, hangUp func(), mine map[[2]string]*registration) wire.RegisterResult {
 	var ask wire.Register
 	if err := m.Decode(&ask); err != nil {
 		return wire.RegisterResult{Error: err.Error()}
 	}
 	ask.Head = wire.Head{}
-	r, err := s.table.add(ask, uid, pid)
+	r, err := s.table.add(ask, who.Uid, who.Pid, hangUp)
 	if err != nil {
-		s.log.Warn("refused to register", "path", ask.Path, "kind", ask.Kind, "uid", uid, "pid", pid, "error", err)
+		s.log.Warn("refused to register", "path", ask.Path, "kind", ask.Kind, "uid", who.Uid, "pid", who.Pid, "error", err)
 		return wire.RegisterResult{Path: ask.Path, Error: err.Error()}
 	}
 	key := [2]string{ask.Path, ask.Kind}

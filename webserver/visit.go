@@ -40,6 +40,12 @@ func (v *visit) park(within time.Duration) {
 
 // serve answers requests until there is none for a while.
 func (v *visit) serve() {
+	defer func() {
+		if p := recover(); p != nil {
+			v.srv.fault(p)
+			v.c.Close()
+		}
+	}()
 	if v.fresh {
 		v.fresh = false
 		if v.secure && !v.handshake() {
@@ -52,15 +58,10 @@ func (v *visit) serve() {
 		br.Reset(nil)
 		readers.Put(br)
 	}()
-	_ = v.c.SetReadDeadline(time.Now().Add(headTime))
+	// Reading from TLS may write, to change keys.
+	_ = v.c.SetDeadline(time.Now().Add(headTime))
 	for {
-		h, err := readHead(br)
-		_ = v.c.SetReadDeadline(time.Time{})
-		if err != nil {
-			v.refuse(err)
-			return
-		}
-		switch v.answer(h, br) {
+		switch v.turn(br) {
 		case taken:
 			return
 		case over:
@@ -85,7 +86,37 @@ func (v *visit) serve() {
 	}
 }
 
-// refuse answers a request that could not be read.
+// turn reads a request and answers it.
+func (v *visit) turn(br *bufio.Reader) outcome {
+	large := false
+	defer func() {
+		if large {
+			v.srv.largeHeads.Add(-1)
+		}
+	}()
+	h, err := readHead(br, func() bool {
+		large = v.srv.largeHead()
+		return large
+	})
+	_ = v.c.SetReadDeadline(time.Time{})
+	if err != nil {
+		v.refuse(err)
+		return taken
+	}
+	return v.answer(h, br)
+}
+
+// largeHead asks for a place among the requests whose head is not small: as many
+// of these as there may be connections would be more than the memory.
+func (s *Server) largeHead() bool {
+	if s.largeHeads.Add(1) > maxLargeHeads {
+		s.largeHeads.Add(-1)
+		return false
+	}
+	return true
+}
+
+// refuse answers a request that could not be read, and closes.
 func (v *visit) refuse(err error) {
 	var r *refusal
 	if !errors.As(err, &r) {
@@ -126,7 +157,7 @@ type outcome int
 const (
 	more  outcome = iota // it is good for the next request
 	over                 // it has to be closed
-	taken                // it is somebody else's now
+	taken                // it is somebody else's now, or closed
 )
 
 func (v *visit) answer(h *head, br *bufio.Reader) outcome {
@@ -134,7 +165,7 @@ func (v *visit) answer(h *head, br *bufio.Reader) outcome {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	b := &body{v: v, br: br, left: h.length, expects: h.expects}
-	w := &response{v: v, br: br, head: h, body: b, header: http.Header{}, close: h.closes || v.srv.draining(), minor: h.minor, method: h.method}
+	w := &response{v: v, br: br, head: h, body: b, header: http.Header{}, close: h.closes, minor: h.minor, method: h.method}
 	b.w = w
 	r, err := v.request(h, b)
 	if err == nil && v.c.refused != 0 {
@@ -197,6 +228,7 @@ type body struct {
 	expects bool
 
 	mu     sync.Mutex
+	began  bool
 	left   int64 // -1: chunked
 	window int   // bytes until the next deadline
 	err    error // io.EOF at the end
@@ -217,13 +249,14 @@ func (b *body) Read(p []byte) (n int, err error) {
 	case len(p) == 0:
 		return 0, nil
 	}
+	b.began = true
 	if b.expects {
 		b.expects = false
 		b.w.proceed()
 	}
 	if b.window <= 0 {
 		b.window = progressBytes
-		_ = b.v.c.SetReadDeadline(time.Now().Add(progressTime))
+		_ = b.v.c.SetReadDeadline(time.Now().Add(b.v.srv.progress))
 	}
 	if b.left > 0 {
 		n, err = b.br.Read(p[:min(int64(len(p)), b.left)])
@@ -249,7 +282,9 @@ func (b *body) readTrailer() error {
 		return err
 	}
 	for name, values := range trailer {
-		b.trailer[name] = values
+		if !reserved(name) {
+			b.trailer[name] = values
+		}
 	}
 	return io.EOF
 }
@@ -262,7 +297,7 @@ func (b *body) Close() error { return nil }
 func (b *body) touched() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.err != nil || b.window != 0 || !b.expects && b.w.head.expects
+	return b.began
 }
 
 // failure is why the body could not be read to its end, if it could not.

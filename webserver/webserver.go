@@ -28,6 +28,8 @@ type Options struct {
 	Takeover        bool // from a webserver that runs
 	Version         string
 	Log             *slog.Logger
+
+	progress time.Duration // progressTime, but in tests
 }
 
 // A Server runs until it is drained.
@@ -47,7 +49,7 @@ type Server struct {
 	rulers     *net.UnixListener
 	accepting  sync.WaitGroup
 
-	requests, webSockets, waiters atomic.Int64
+	requests, webSockets, waiters, largeHeads atomic.Int64
 
 	mu    sync.Mutex
 	apps  map[*net.UnixConn]struct{} // connections that registered
@@ -68,13 +70,15 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		s.Drain(stopDrain * time.Second)
-	case <-s.drain:
-	}
-	s.finish()
+	s.run(ctx)
 	return nil
+}
+
+func (s *Server) run(ctx context.Context) {
+	// A signal shortens a draining that the manager has asked for.
+	defer context.AfterFunc(ctx, func() { s.Drain(stopDrain * time.Second) })()
+	<-s.drain
+	s.finish()
 }
 
 // Open begins to serve.
@@ -82,6 +86,9 @@ func Open(o Options) (*Server, error) {
 	s := &Server{Options: o, log: o.Log, table: newTable(), apps: map[*net.UnixConn]struct{}{}, drain: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.progress == 0 {
+		s.progress = progressTime
 	}
 	if err := s.open(); err != nil {
 		for _, l := range s.listeners {
@@ -95,6 +102,9 @@ func Open(o Options) (*Server, error) {
 func (s *Server) open() (err error) {
 	if s.certificates, err = openCertificates(s.State); err != nil {
 		return err
+	}
+	if s.certificates.broken != nil {
+		s.log.Warn("shows the self-signed certificate instead", "error", s.certificates.broken)
 	}
 	if s.door, err = newDoor(); err != nil {
 		return err
@@ -148,7 +158,8 @@ func newDoor() (*door, error) {
 	if files.Cur < 2*maxConnections+1000 {
 		limit = max(int(files.Cur)-500, int(files.Cur)/2) / 2
 	}
-	return &door{limit: limit, of: map[netip.Prefix]int{}, conns: map[*conn]struct{}{}}, nil
+	return &door{limit: limit, ofAddress: maxOfAddress, halfLimit: maxHalfOpen, halfOfAddress: maxHalfOfAddress,
+		of: map[netip.Prefix]int{}, halfOf: map[netip.Prefix]int{}, conns: map[*conn]struct{}{}}, nil
 }
 
 func (s *Server) openHTTP2() error {
@@ -166,7 +177,7 @@ func (s *Server) openHTTP2() error {
 		Handler: s, Protocols: protocols, TLSConfig: s.tls.Clone(), MaxHeaderBytes: maxHead, IdleTimeout: idleTime,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // what clients do wrong
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
-			SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second, WriteByteTimeout: progressTime},
+			SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second, WriteByteTimeout: s.progress},
 	}
 	go func() { _ = s.h2server.Serve(s.h2) }()
 	return nil
@@ -198,12 +209,14 @@ func (s *Server) draining() bool {
 }
 
 // Drain begins to end: nobody new is let in, and what there is may take until
-// within is over.
+// within is over. Called again it may shorten that.
 func (s *Server) Drain(within time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if until := time.Now().Add(within); s.until.IsZero() || until.Before(s.until) {
+		s.until = until
+	}
 	s.once.Do(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.until = time.Now().Add(within)
 		s.table.drain()
 		close(s.drain)
 		for _, l := range s.listeners {
@@ -221,18 +234,21 @@ func (s *Server) Drain(within time.Duration) {
 // finish waits for what there is.
 func (s *Server) finish() {
 	s.accepting.Wait()
-	ctx, cancel := context.WithDeadline(context.Background(), s.until)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() { _ = s.h2server.Shutdown(ctx) }()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for s.door.count() > 0 && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
+	for s.door.count() > 0 && time.Now().Before(s.end()) {
+		<-tick.C
 	}
 	s.door.empty()
 	s.h2server.Close()
 	s.lot.close()
+}
+
+func (s *Server) end() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.until
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -26,18 +27,23 @@ func (s *Server) upgrade(w *response, r *http.Request, reg *registration) error 
 		return nil
 	}
 	stop := context.AfterFunc(r.Context(), func() { app.SetDeadline(time.Unix(1, 0)) })
+	bounded := &io.LimitedReader{R: app, N: maxHead}
 	br := readers.Get().(*bufio.Reader)
-	br.Reset(app)
+	br.Reset(bounded)
 	defer func() {
 		br.Reset(nil)
 		readers.Put(br)
 	}()
-	_ = app.SetWriteDeadline(time.Now().Add(progressTime))
+	_ = app.SetWriteDeadline(time.Now().Add(s.progress))
 	_, err = app.Write(upgradeHead(r, w.head))
 	var answer *http.Response
-	if err == nil {
+	for err == nil {
 		answer, err = http.ReadResponse(br, r)
+		if err != nil || answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
+			break
+		}
 	}
+	bounded.N = math.MaxInt64
 	if err != nil {
 		app.Close()
 		s.failed(w, r, reg, w.body.failure, err)
@@ -62,12 +68,9 @@ func (s *Server) upgrade(w *response, r *http.Request, reg *registration) error 
 	return s.begin(w, app, nil)
 }
 
-// upgradeHead is the request for the app. The body of one that asks for a
-// WebSocket would be taken for the first frames.
+// upgradeHead is the request for the app.
 func upgradeHead(r *http.Request, h *head) []byte {
 	header := outgoing(r)
-	delete(header, "Host")
-	delete(header, "Content-Length")
 	b := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", r.URL.RequestURI(), h.host)
 	for name, values := range header {
 		for _, value := range values {
@@ -82,8 +85,11 @@ func (w *response) switchProtocols(header http.Header, early []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b := []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
-	strip(header, []string{"Connection", "Upgrade", "Transfer-Encoding", "Content-Length", "Keep-Alive"})
+	strip(header, header["Connection"], "Connection", "Upgrade", "Transfer-Encoding", "Content-Length", "Keep-Alive")
 	for name, values := range header {
+		if !isToken(name) {
+			continue
+		}
 		for _, value := range values {
 			b = append(b, name+": "+clean(value)+"\r\n"...)
 		}
@@ -114,7 +120,7 @@ func (s *Server) begin(w *response, app *net.UnixConn, first []byte) error {
 	if err == nil {
 		early, _ := w.br.Peek(w.br.Buffered())
 		if len(first)+len(early) > 0 {
-			_ = app.SetWriteDeadline(time.Now().Add(progressTime))
+			_ = app.SetWriteDeadline(time.Now().Add(s.progress))
 			_, err = app.Write(append(first, early...))
 		}
 	}
@@ -223,12 +229,17 @@ func (w *way) write(p []byte) error {
 	r := w.relay
 	to := net.Conn(r.app)
 	if w == &r.down {
-		_ = r.client.SetWriteDeadline(time.Now().Add(progressTime))
+		_ = r.client.SetWriteDeadline(time.Now().Add(r.srv.progress))
 		to = r.rw
 	} else {
-		_ = r.app.SetWriteDeadline(time.Now().Add(progressTime))
+		_ = r.app.SetWriteDeadline(time.Now().Add(r.srv.progress))
 	}
 	_, err := to.Write(p)
+	if w == &r.down && r.client != r.rw {
+		// To read may be to write, when the client changes keys: an end that is
+		// over by then would break the connection.
+		_ = r.client.SetWriteDeadline(time.Time{})
+	}
 	return err
 }
 
@@ -272,9 +283,10 @@ func (r *relay) close() {
 		return
 	}
 	r.ended = true
-	r.srv.lot.leave(&r.up.spot)
-	r.srv.lot.leave(&r.down.spot)
 	r.rw.Close()
 	r.app.Close()
+	// Now that a way which is about to park cannot any more.
+	r.srv.lot.leave(&r.up.spot)
+	r.srv.lot.leave(&r.down.spot)
 	r.srv.webSockets.Add(-1)
 }
