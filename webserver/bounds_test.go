@@ -109,11 +109,10 @@ func TestSlowApp(t *testing.T) {
 	l := hasty(t)
 	l.app(wire.KindHTTP, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "20000")
-		for range 2 {
-			_, _ = w.Write(make([]byte, 10000))
-			w.(http.Flusher).Flush()
-			time.Sleep(3 * l.progress)
-		}
+		_, _ = w.Write(make([]byte, 10000))
+		w.(http.Flusher).Flush()
+		time.Sleep(2 * l.progress)
+		_, _ = w.Write(make([]byte, 10000))
 	}, "/app")
 	for _, http2 := range []bool{false, true} {
 		if answer, body := get(t, client(t, http2), "https://"+l.https+"/app"); answer.StatusCode != 200 || len(body) != 20000 {

@@ -223,6 +223,7 @@ func (l *lab) counted() int {
 
 // TestHTTP2Floods: whoever does nothing but costs work is cut off.
 func TestHTTP2Floods(t *testing.T) {
+	t.Parallel()
 	l := open(t)
 	away := l.listen("away.sock")
 	l.register(wire.KindHTTP, away.Addr().String(), "/app")
