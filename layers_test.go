@@ -26,7 +26,6 @@ var bans = []struct {
 	{"appplatform/cmd/apagent", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "github.com/jackc/pgx/..."}, "builder code does not belong on the device, and the agent stays small"},
 	{"appplatform/cmd/manager", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "appplatform/agent/..."}, "the manager reaches the agent by running it, and builder code does not belong on the device"},
 	{"appplatform/cmd/webserver", []string{"appplatform/image/...", "appplatform/rootfs/...", "appplatform/boards", "appplatform/archive", "appplatform/tooltree", "appplatform/agent/...", "appplatform/manager/...", "appplatform/app", "github.com/jackc/pgx/...", "github.com/coder/..."}, "the webserver has no state and stays small: the manager tells it what it needs"},
-	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/app"}, "the webserver knows the protocol only"},
 	{"appplatform/app", []string{"appplatform/manager/...", "appplatform/webserver/...", "appplatform/agent/...", "github.com/jackc/pgx/..."}, "apps know the protocol only, and choose how they speak to their database"},
 	{"appplatform/manager/internal/web", []string{"appplatform/manager/internal/state", "appplatform/manager/internal/cluster", "appplatform/manager/internal/supervise", "github.com/jackc/pgx/..."}, "pages show a model.Platform and decide nothing"},
 	{"appplatform/manager/internal/api", []string{"appplatform/manager/internal/state", "appplatform/manager/internal/cluster", "appplatform/manager/internal/supervise", "github.com/jackc/pgx/..."}, "the API shows a model.Platform and decides nothing"},
@@ -34,10 +33,9 @@ var bans = []struct {
 	{"appplatform/manager/internal/secret", []string{"appplatform/manager/...", "github.com/..."}, "passwords need no database"},
 	{"appplatform/manager/internal/cluster", []string{"testing", "appplatform/manager/internal/state", "appplatform/tooltree"}, "what the manager remembers stands above the databases that it makes"},
 	{"appplatform/manager/internal/state", []string{"testing", "net/http", "appplatform/tooltree"}, "the manager's memory knows no pages"},
-	{"appplatform/app", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/jackc/pgx/..."}, "it is for authors of apps, who choose their database's library"},
+	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/...", "regexp", "html/template"}, "the webserver stays small, and knows the manager by its messages only"},
 	{"appplatform/apps/apidemo", []string{"appplatform/manager/..."}, "an app knows the manager by the protocol only"},
 	{"appplatform/manager/internal/supervise", []string{"net/http", "github.com/jackc/pgx/...", "appplatform/app"}, "it runs apps also when all else of the manager is broken"},
-	{"appplatform/webserver", []string{"appplatform/manager/...", "appplatform/image/...", "appplatform/agent/...", "github.com/...", "regexp", "html/template"}, "the webserver stays small, and knows the manager by its messages only"},
 	{"appplatform/vmtest", []string{"testing", "appplatform/image/..."}, "apimage run uses it, too"},
 	{"appplatform/vmtest/powercut", []string{"testing", "appplatform/image/...", "appplatform/agent/..."}, "it judges what builder and agent do, and does not ask them"},
 }
@@ -124,7 +122,7 @@ func TestModulesOnDevice(t *testing.T) {
 
 // TestDocsAreFinished finds what was meant to be filled in.
 func TestDocsAreFinished(t *testing.T) {
-	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/database.md", "docs/disk-layout.md", "docs/sbom.md"} {
+	for _, name := range []string{"README.md", "HACKING.md", "STYLE.md", "CHANGELOG.md", "docs/rationale.md", "docs/compat.md", "docs/database.md", "docs/disk-layout.md", "docs/sbom.md", "docs/app-protocol.md", "docs/first-app.md", "docs/webserver.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -47,6 +47,9 @@ type Board struct {
 	// ImageLimit, if any, is how large the file that people fetch may be: the
 	// OVA if the board has one, else the raw image.
 	ImageLimit partitions.Size `json:"image_limit,omitempty"`
+	// Overlay, if any, is a folder of rootfs/ whose files the board's system has
+	// together with others': "gateway".
+	Overlay string `json:"overlay,omitempty"`
 	// Formats are the disk formats that the image is written in besides raw, as
 	// the extensions of their files: qcow2, vmdk, vhdx, vhd, ova.
 	Formats []string `json:"formats,omitempty"`
@@ -119,6 +122,8 @@ func (b Board) Validate() error {
 		return fmt.Errorf("boot %q is not one of grub, extlinux", b.Boot)
 	case b.Platform == "" || len(b.Devices) == 0:
 		return errors.New("platform or devices are empty")
+	case strings.Contains(b.Overlay, "/") || strings.Contains(b.Overlay, ".."):
+		return fmt.Errorf("overlay %q is not the name of a folder in rootfs/", b.Overlay)
 	case b.Memory <= 0, b.RootfsLimit <= 0, b.RamdiskLimit <= 0:
 		return errors.New("memory, rootfs_limit and ramdisk_limit must be more than 0")
 	}

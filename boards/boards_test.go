@@ -66,6 +66,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"scheme", `"mbr"`, `"apm"`, `scheme: "apm"`},
 		{"disk too small", `"4 GiB"`, `"1 GiB"`, "disk: "},
 		{"no memory", `"256 MiB"`, `"0 B"`, "memory"},
+		{"overlay", `"boot"`, `"overlay": "../boards", "boot"`, `overlay "../boards" is not the name`},
 		{"not JSON", "{", "(", "invalid character"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -87,7 +87,7 @@ func (r *repository) hashFile(h io.Writer, path string, e fs.DirEntry) error {
 // notOf are the files and folders that a system does not read.
 var notOf = map[string][]string{
 	"system":  {"rootfs/ramdisk", "rootfs/*/ramdisk"},
-	"ramdisk": {"rootfs/overlay", "rootfs/*/system", "boards/*/overlay", "boards/*/packages", "boards/*/rules", licenceFile},
+	"ramdisk": {"rootfs/overlay", "rootfs/gateway", "rootfs/*/system", "boards/*/overlay", "boards/*/packages", "boards/*/rules", licenceFile},
 }
 
 // sources are keys of what of the checkout goes into an image besides the

@@ -105,6 +105,7 @@ func TestKeys(t *testing.T) {
 		{"hidden file of the overlay", file("rootfs/overlay/etc/skel/.profile", "new\n"), "rootfs image"},
 		{"hidden folder of the overlay", file("rootfs/overlay/root/.config/x", "new\n"), "rootfs image"},
 		{"overlay of the board", file("boards/vm/overlay/etc/motd", "vm\n"), "rootfs image"},
+		{"overlay that boards share", file("rootfs/gateway/etc/motd", "gateway\n"), "rootfs image"},
 		{"file of the ramdisk", file("rootfs/ramdisk/etc/motd", "rescue!\n"), "ramdisk rootfs image"},
 		{"file of both systems", file("rootfs/accounts/passwd", "root admin\n"), "ramdisk rootfs image"},
 		{"packages of the system", file("rootfs/packages/system", "zsh\n"), "rootfs image"},

@@ -23,6 +23,7 @@ const (
 	sharedOverlay  = "rootfs/shared" // for both
 	systemOverlay  = "rootfs/overlay"
 	ramdiskOverlay = "rootfs/ramdisk"
+	overlaysDir    = "rootfs" // those that boards name
 )
 
 // SystemPackages names the packages that the installed system is resolved

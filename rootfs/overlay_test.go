@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"appplatform/boards"
 )
 
 const (
@@ -95,6 +97,27 @@ func TestOverlay(t *testing.T) {
 	}
 	if err := addOverlay(tree, repo, "boards/none/overlay"); err != nil {
 		t.Errorf("addOverlay() of a board without overlay = %v; want nil", err)
+	}
+}
+
+// An overlay that boards share is under the board's own and over the common one.
+func TestSharedOverlay(t *testing.T) {
+	repo := fstest.MapFS{}
+	for name, text := range map[string]string{
+		"rootfs/overlay/etc/a": "common", "rootfs/gateway/etc/a": "gateways", "rootfs/gateway/etc/b": "gateways", "boards/gw/overlay/etc/b": "board",
+	} {
+		repo[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	tree := newTree()
+	for _, dir := range systemOverlays(boards.Board{Name: "gw", Overlay: "gateway"}) {
+		if err := addOverlay(tree, repo, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"etc/a": "gateways", "etc/b": "board"} {
+		if e, ok := tree.Get(name); !ok || string(e.Content) != want {
+			t.Errorf("%s = %+v; want it from the overlay %q", name, e, want)
+		}
 	}
 }
 

@@ -52,10 +52,10 @@ func packageSet(t *testing.T, b boards.Board, seeds func(fs.FS, boards.Board) ([
 	return debs
 }
 
-func realInput(t *testing.T, seeds func(fs.FS, boards.Board) ([]string, error)) Input {
+func realInput(t *testing.T, board string, seeds func(fs.FS, boards.Board) ([]string, error)) Input {
 	t.Helper()
 	repo := os.DirFS("..")
-	b, err := boards.Load(repo, "x86_64")
+	b, err := boards.Load(repo, board)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func buildReal(t *testing.T, name string, in Input, build func(context.Context, 
 
 // TestSystem is OS-F5 and OS-A5 as far as files go.
 func TestSystem(t *testing.T) {
-	in := realInput(t, SystemPackages)
+	in := realInput(t, "x86_64", SystemPackages)
 	tree := buildReal(t, "system", in, System)
 	checkTools(t, tree, `su sudo psql createdb pg_restore pg_dump reindexdb vacuumdb df du ps gdb tar xz wget
 		chown scp e2fsck ip loadkeys tcpdump sshd chronyd udhcpc logrotate vmtoolsd qemu-ga hv_kvp_daemon
@@ -140,7 +140,7 @@ func zoneNames(t *testing.T, tree *Tree) (names []string) {
 
 // TestRamdisk is OS-D4 as far as files go.
 func TestRamdisk(t *testing.T) {
-	in := realInput(t, RamdiskPackages)
+	in := realInput(t, "x86_64", RamdiskPackages)
 	in.Describe = func(t *Tree) ([]File, error) {
 		return []File{{Path: "usr/share/doc/list", Mode: 0o644, Content: []byte(strings.Join(t.Paths(), "\n")), From: "rootfs"}}, nil
 	}

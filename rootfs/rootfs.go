@@ -46,12 +46,20 @@ type File struct {
 
 // System makes the tree of the installed system.
 func System(ctx context.Context, in Input) (*Tree, error) {
-	overlays := []string{sharedOverlay, systemOverlay, path.Join(boards.Dir, in.Board.Name, "overlay")}
-	t, err := build(ctx, in, "system", overlays, in.Board.RootfsLimit)
+	t, err := build(ctx, in, "system", systemOverlays(in.Board), in.Board.RootfsLimit)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the system's tree: %w", err)
 	}
 	return t, nil
+}
+
+// systemOverlays are the overlays of the installed system, the board's own last.
+func systemOverlays(b boards.Board) []string {
+	dirs := []string{sharedOverlay, systemOverlay}
+	if b.Overlay != "" {
+		dirs = append(dirs, path.Join(overlaysDir, b.Overlay))
+	}
+	return append(dirs, path.Join(boards.Dir, b.Name, "overlay"))
 }
 
 // Ramdisk makes the tree of the system that installs, updates and rescues.

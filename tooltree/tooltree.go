@@ -74,8 +74,12 @@ var Formats = Kind{"formats", append([]string{
 // util-linux lends it a user, because it refuses to run as root.
 var Database = Kind{"database", append([]string{"postgresql-17", "postgresql-client-17", "util-linux"}, base...)}
 
+// Debug has what core files and running programs are looked into with, those of
+// gateways, too.
+var Debug = Kind{"debug", append([]string{"gdb-multiarch", "binutils"}, base...)}
+
 // Kinds are all of them, in the order in which a tool is looked for.
-var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Database, Web}
+var Kinds = []Kind{Image, VM, Kernel, Gateway, KernelARM, KernelARM64, Browser, Formats, Database, Web, Debug}
 
 // A Tree is one unpacked set of tools.
 type Tree struct {

@@ -54,6 +54,7 @@ func TestGateway(t *testing.T) {
 			testTools(r)
 			testCopies(t, m)
 			testDatabase(r)
+			testGcore(t, m, r, b.name)
 			r.want("apagent status", "boot default  system")
 			r.want("uname -m", map[vmtest.Arch]string{vmtest.ARM: "armv7l", vmtest.ARM64: "aarch64"}[b.arch])
 			password := rootPassword

@@ -198,7 +198,8 @@ func TestCertificates(t *testing.T) {
 func TestStatus(t *testing.T) {
 	l := open(t)
 	l.app(wire.KindHTTP, echoSocket, "/app")
-	l.dialSocket("/app", true)
+	c, br, _ := l.dialSocket("/app", true)
+	echoes(t, c, br, "it is counted by now")
 	got := ask[wire.WebserverStatus](t, l.ruler(), wire.GetStatus{Head: wire.Head{MT: "GetStatus", ID: 9}})
 	if got.ID != 9 || got.MT != "WebserverStatus" || got.Connections != 1 || got.WebSockets != 1 || got.Requests != 1 || len(got.Registrations) != 1 {
 		t.Fatalf("%+v", got)

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -294,7 +296,9 @@ type pacer struct {
 	io.ReadCloser
 	rc     *http.ResponseController
 	window int
-	err    error
+
+	mu  sync.Mutex
+	err error
 }
 
 func (p *pacer) Read(b []byte) (int, error) {
@@ -304,12 +308,22 @@ func (p *pacer) Read(b []byte) (int, error) {
 	}
 	n, err := p.ReadCloser.Read(b)
 	p.window -= n
+	if err != nil && err != io.EOF {
+		p.mu.Lock()
+		p.err = err
+		p.mu.Unlock()
+	}
 	return n, err
 }
 
 // Close leaves the body to the server.
-func (p *pacer) Close() error   { return nil }
-func (p *pacer) failure() error { return nil }
+func (p *pacer) Close() error { return nil }
+
+func (p *pacer) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
 
 // failed answers a request that got no answer.
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, reg *registration, failure func() error, err error) {
@@ -322,6 +336,8 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, reg *registratio
 		}
 	case errors.As(broken, &refused):
 		page(w, refused.status, refused.text)
+	case errors.Is(broken, os.ErrDeadlineExceeded):
+		page(w, http.StatusRequestTimeout, "the request came too slowly")
 	case broken != nil:
 		page(w, http.StatusBadRequest, "the request's body cannot be read")
 	default:

@@ -399,7 +399,7 @@ func TestAppRestarts(t *testing.T) {
 	status = ask()
 	eventually(t, "the request waits", func() bool { return l.waiters.Load() == 1 })
 	os.Remove(path)
-	s = serve()
+	serve()
 	if got := <-status; got != 200 {
 		t.Fatalf("after its death: %d", got)
 	}

@@ -185,3 +185,63 @@ func TestSlowHead(t *testing.T) {
 	}
 	eventually(t, "nobody is left", func() bool { return l.door.count() <= 1 && l.door.halfOpen.Load() == 0 })
 }
+
+// TestTooMany: who comes when there are too many gets an answer, and a place when
+// somebody has left.
+func TestTooMany(t *testing.T) {
+	l := open(t)
+	l.app(wire.KindHTTP, tell, "/app")
+	l.door.mu.Lock()
+	l.door.limit = 1
+	l.door.mu.Unlock()
+	first, err := net.Dial("tcp", l.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	eventually(t, "the first is in", func() bool { return l.door.count() == 1 })
+	const request = "GET /app HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	if answer, closed := l.exchange(request, 15*time.Second); !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !closed {
+		t.Errorf("the second: %q, closed %v", answer, closed)
+	}
+	if answer, _ := get(t, client(t, false), "https://"+l.https+"/app"); answer.StatusCode != 503 {
+		t.Errorf("the second over TLS: %s", answer.Status)
+	}
+	first.Close()
+	eventually(t, "the first has left", func() bool { return l.door.count() == 0 })
+	if answer, _ := l.exchange(request, 15*time.Second); !strings.HasPrefix(answer, "HTTP/1.1 200 ") {
+		t.Errorf("after the first has left: %q", answer)
+	}
+}
+
+// TestPatience: which paths are worth waiting for.
+func TestPatience(t *testing.T) {
+	tab := newTable()
+	soon := func(path string) bool {
+		_, soon, _ := tab.find(path, false)
+		return soon
+	}
+	if !soon("/b") {
+		t.Error("just started, nothing granted yet: no patience")
+	}
+	tab.grant([]wire.Grant{{UID: 1, Path: "/a"}})
+	if !soon("/a/x") || soon("/b") {
+		t.Errorf("just started: /a/x %v, /b %v; want true, false", soon("/a/x"), soon("/b"))
+	}
+	tab.began = tab.began.Add(-startTime)
+	if soon("/a/x") {
+		t.Error("long after the start: patience for a path that nobody had")
+	}
+	r, err := tab.add(wire.Register{Path: "/a", Kind: wire.KindHTTP, Socket: "/s"}, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab.remove(r)
+	if !soon("/a/x") {
+		t.Error("no patience for a path that was there a moment ago")
+	}
+	tab.left["/a"] = tab.left["/a"].Add(-rememberTime)
+	if soon("/a/x") {
+		t.Error("patience for a path that has been gone for long")
+	}
+}

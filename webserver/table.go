@@ -35,6 +35,7 @@ type table struct {
 	granted  bool // somebody has said what the grants are
 	began    time.Time
 	left     map[string]time.Time // paths that nobody has any more, and since when
+	enough   int                  // of these, to forget some
 	changed  chan struct{}        // closed and made anew with every registration
 	draining bool
 }
@@ -187,9 +188,10 @@ func (t *table) drop(r *registration) {
 	}
 }
 
-// forget bounds what is remembered of paths that are gone.
+// forget bounds what is remembered of paths that are gone. It looks at all of them
+// only when there are twice as many as it left the last time.
 func (t *table) forget() {
-	if len(t.left) < 1000 {
+	if len(t.left) < t.enough {
 		return
 	}
 	for path, since := range t.left {
@@ -197,6 +199,7 @@ func (t *table) forget() {
 			delete(t.left, path)
 		}
 	}
+	t.enough = max(1000, 2*len(t.left))
 }
 
 // grant replaces the grants and ends what they do not cover any more.

@@ -29,7 +29,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 
 func (v *visit) ready() { go v.serve() }
 
-func (v *visit) late() { v.rw.Close() }
+func (v *visit) late() { go v.rw.Close() } // which says so to the client
 
 // park waits for the next request.
 func (v *visit) park(within time.Duration) {

@@ -163,7 +163,7 @@ type way struct {
 var pieces = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
 
 func (w *way) ready() { go w.pump() }
-func (w *way) late()  { w.relay.close() }
+func (w *way) late()  { go w.relay.close() }
 
 func (w *way) park() {
 	r := w.relay

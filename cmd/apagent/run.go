@@ -22,6 +22,7 @@ const usage = `usage: apagent VERB [FLAGS]
   confirm   end the trial of a new image (at the end of every start)
   diskfree  make room on a full data partition
   firstboot apply what a stick, the disk or the hypervisor tells a new machine
+  gcore     write memory and registers of a running process to a core file
   install   install the image again and keep the data (in the rescue system)
   mount     mount boot and data partition and the writable folders
   network   start, stop or show the network
@@ -60,7 +61,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	defer stop()
 	c := command{ctx, getenv, out, errs}
 	verbs := map[string]func(command, []string) error{
-		"boot": command.boot, "confirm": command.confirm, "diskfree": command.diskfree, "firstboot": command.firstboot, "install": command.install,
+		"boot": command.boot, "confirm": command.confirm, "diskfree": command.diskfree, "firstboot": command.firstboot, "gcore": command.gcore, "install": command.install,
 		"mount": command.mount, "network": command.network, "rescue": command.rescue, "resize": command.resize, "rollback": command.rollback,
 		"setip": command.setip, "status": command.status, "tidy": command.tidy, "update": command.update,
 	}

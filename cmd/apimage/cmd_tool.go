@@ -26,7 +26,7 @@ The program sees the current folder, the home folder, /dev, /proc and the host's
 network; terminal, signals and sockets pass through. Other folders are named
 with --bind. With --where it prints the folder that holds the set of tools.`,
 	flags: func(flags *flag.FlagSet) func(context.Context, *app, []string) error {
-		kind := flags.String("kind", "", "set of tools to look in: image, vm, kernel, gateway, kernel-arm, kernel-arm64, browser, formats or database; by default all, in this order")
+		kind := flags.String("kind", "", "set of tools to look in: image, vm, kernel, gateway, kernel-arm, kernel-arm64, browser, formats, database, web or debug; by default all, in this order")
 		bind := flags.String("bind", "", "more host `folders` to see, separated by colons")
 		where := flags.Bool("where", false, "print the folder of the set of tools that --kind names")
 		return func(ctx context.Context, a *app, args []string) error {

@@ -33,8 +33,8 @@ var questions = []question{
 	{"formats", "disk formats of virtual machines, beside qemu-img", askFormats, false},
 	{"boot", "boot and memory, beside a stock Debian", askBoot, false},
 	{"update", "how long an update takes the services away, beside a plain restart", askUpdate, false},
-	{"supervise", "how long an app is away that was killed", askSupervise, false},
 	{"webserver", "idle WebSockets, connections and requests, beside nginx and Go's ReverseProxy", askWebserver, true},
+	{"supervise", "how long an app is away that was killed", askSupervise, true},
 }
 
 func usage(w io.Writer, flags *flag.FlagSet) {
