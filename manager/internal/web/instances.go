@@ -47,11 +47,10 @@ func (v *visit) passwords() error {
 
 // An instanceForm is an instance as it is being typed.
 type instanceForm struct {
-	I     model.Instance
-	New   bool
-	App   string
-	Show  map[string]bool // passwords in clear
-	Local bool
+	I    model.Instance
+	New  bool
+	App  string
+	Show map[string]bool // passwords in clear
 }
 
 func (v *visit) newInstance() error {

@@ -287,6 +287,7 @@ func TestCatalogue(t *testing.T) {
 	for _, way := range ways {
 		use(way.text)
 	}
+	use("Show the instance")
 	for _, s := range settingFields(model.Settings{}) {
 		use(s.Label)
 		if s.Help != "" {
@@ -469,7 +470,13 @@ func TestForgery(t *testing.T) {
 			}
 		}
 		stranger := &client{T: t, site: c.site, header: c.header}
-		if status := stranger.post(path, url.Values{}).StatusCode; status != http.StatusUnauthorized {
+		stranger.header.Set("Referer", "https://apps.example.com/manager/store?q=x")
+		answer := stranger.post(path, url.Values{})
+		stranger.header.Del("Referer")
+		if text, _ := io.ReadAll(answer.Body); !strings.Contains(string(text), `name="to" value="/manager/store?q=x"`) {
+			t.Errorf("%s without a session: %s", path, words(string(text)))
+		}
+		if status := answer.StatusCode; status != http.StatusUnauthorized {
 			t.Errorf("%s without a session: status %d; want 401", path, status)
 		}
 	}
@@ -727,6 +734,27 @@ func TestRamdiskLog(t *testing.T) {
 	c.signIn("pwd")
 	if status, text := c.get(LogPath); status != http.StatusOK || !strings.HasSuffix(text, "finished\n") {
 		t.Errorf("the log: %d %s", status, text)
+	}
+}
+
+func TestWays(t *testing.T) {
+	p := newPlatform()
+	for code, want := range map[string]string{"default-password": "/manager/settings/security#password", "crash-reports": "/manager/app/reports", "app-gone": "",
+		"image-notes": "/manager/app/notes", "image-trial": "/manager/settings/update", "image": "/manager/settings/update", "instance-notes@branch.example.com": "/manager/instance/2",
+		"instance-x@y": "", "crash": "/manager/dumps", "disk": "/manager/monitor#disk", "of an app": ""} {
+		if got := lead(model.Notice{Code: code}, p.services).Href; got != want {
+			t.Errorf("the notice %s leads to %q; want %q", code, got, want)
+		}
+	}
+	// They lead somewhere.
+	c := signedIn(t, p)
+	for _, way := range ways {
+		if way.href == "/app/" || strings.HasPrefix(way.href, "/logs") {
+			continue
+		}
+		if status, _ := c.get(Base + strings.SplitN(way.href, "#", 2)[0]); status != http.StatusOK {
+			t.Errorf("%s: status %d", way.href, status)
+		}
 	}
 }
 
