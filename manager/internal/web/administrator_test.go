@@ -176,5 +176,5 @@ func TestWithoutScript(t *testing.T) {
 	u.see("document.getElementById('dbpassword')?.type + document.getElementById('dbpassword')?.value", "textrandom-db-password")
 	// The key Enter saves, and presses none of the other buttons.
 	u.do(chromedp.SendKeys("#name", "\r"))
-	u.see("document.querySelector('[role=status]')?.innerText", "The instance notes-two was made.")
+	u.see("document.querySelector('[role=status]')?.innerText", "The instance notes-two was created.")
 }

@@ -577,12 +577,12 @@ func TestActions(t *testing.T) {
 		{"/store", []string{"app", "projects", "build", "150003"}, ok, "projects 150003 is being installed", func(p *platform) bool { return len(p.jobs) == 4 }},
 		{"/jobs/j2/cancel", nil, ok, "is being cancelled", func(p *platform) bool { return p.jobs[0].Error == "cancelled" }},
 
-		{"/app/notes/new", []string{"name", "third", "domain", "example.com"}, ok, "The instance third was made.",
+		{"/app/notes/new", []string{"name", "third", "domain", "example.com"}, ok, "The instance third was created.",
 			func(p *platform) bool {
 				i := p.services[0].Instances[3]
 				return i.Path == "/example.com/third" && i.DBName == "example.com_third" && i.Password == "random-password" && i.Wanted && i.LogFlags == wire.DefaultFlags
 			}},
-		{"/app/notes/new", []string{"name", "third", "domain", "example.com", "dbpassword", " keeps spaces "}, ok, "was made",
+		{"/app/notes/new", []string{"name", "third", "domain", "example.com", "dbpassword", " keeps spaces "}, ok, "was created",
 			func(p *platform) bool { return p.services[0].Instances[3].DBPassword == " keeps spaces " }},
 		{"/app/notes/new", []string{"name", "third", "domain", "example.com", "suggest", "yes"}, ok, "example.com_third", func(p *platform) bool { return len(p.services[0].Instances) == 3 }},
 		{"/app/notes/new", []string{"name", "third", "domain", "example.com", "fresh", "password"}, ok, "random-password", func(p *platform) bool { return len(p.services[0].Instances) == 3 }},
@@ -845,5 +845,14 @@ func TestErrors(t *testing.T) {
 	m := newMessage(errors.New("cannot do it: no\nhint: do that"))
 	if m.Text != "cannot do it: no" || m.Hint != "do that" {
 		t.Errorf("%+v", m)
+	}
+}
+
+func TestFreeName(t *testing.T) {
+	s := model.Service{ID: "notes", Instances: []model.Instance{{Name: "notes", Domain: "a"}, {Name: "notes2", Domain: "a"}, {Name: "notes", Domain: "b"}}}
+	for domain, want := range map[string]string{"a": "notes3", "b": "notes2", "c": "notes"} {
+		if got := freeName(s, domain); got != want {
+			t.Errorf("in the domain %s: %s; want %s", domain, got, want)
+		}
 	}
 }
