@@ -15,14 +15,13 @@ async function renew() {
     const page = await parse(answer);
     document.querySelectorAll("[data-part]").forEach(part => {
       const fresh = page.getElementById(part.id);
-      if (!fresh || fresh.outerHTML == part.outerHTML) return;
+      if (!fresh || fresh.innerHTML == part.innerHTML) return;
       const focus = part.contains(document.activeElement) && document.activeElement;
       const key = focus && [...part.querySelectorAll("a,button,[tabindex]")].indexOf(focus);
-      const scrolled = part.scrollTop;
-      part.replaceWith(fresh);
-      fresh.scrollTop = scrolled;
+      // The part itself stays: screen readers listen to it.
+      part.replaceChildren(...fresh.childNodes);
       if (focus) {
-        const all = [...fresh.querySelectorAll("a,button,[tabindex]")];
+        const all = [...part.querySelectorAll("a,button,[tabindex]")];
         (all.find(e => e.textContent == focus.textContent && e.getAttribute("href") == focus.getAttribute("href")) || all[key] || $("#main")).focus();
       }
     });
