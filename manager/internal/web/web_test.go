@@ -339,6 +339,20 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
+// TestActor: the log of changes names the address that the webserver saw, whatever a
+// browser says of itself.
+func TestActor(t *testing.T) {
+	p := newPlatform()
+	c := newClient(t, p)
+	c.header.Set("X-Forwarded-For", "198.51.100.1, 2001:db8::7")
+	c.signIn("pwd")
+	c.submit("/manager/app/notes/stop")
+	want := model.Actor{Who: "admin", From: "2001:db8::7"}
+	if !slices.Equal(p.by, []model.Actor{want, want}) {
+		t.Errorf("%v; want %v twice", p.by, want)
+	}
+}
+
 func TestSessions(t *testing.T) {
 	p := newPlatform()
 	c := signedIn(t, p)
