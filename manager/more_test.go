@@ -276,7 +276,7 @@ func TestImages(t *testing.T) {
 	l := newLab(t)
 	agent := l.o.Root + "/apagent"
 	l.file("apagent", "#!/bin/sh\necho \"$@\" >> "+l.o.Root+"/asked\n[ \"$1\" != update ] || { echo step 1 of 2; echo step 2 of 2; [ \"$2\" != http://bad/ ] || { echo hint: no >&2; exit 1; }; }\n"+
-		`[ "$1" != status ] || echo '{"sets": [{"label": "150000", "current": false}, {"label": "160001", "current": true}], "disk_size": 34359738368, "partitions": [{"number": 2, "start": 1048576, "size": 17179869184}]}'`+"\n")
+		`[ "$1" != status ] || echo '{"trial": "update from 150000 to 160001, on trial", "problems": ["the disk is odd\\nhint: look at it"], "sets": [{"label": "150000", "current": false}, {"label": "160001", "current": true}], "disk_size": 34359738368, "partitions": [{"number": 2, "start": 1048576, "size": 17179869184}]}'`+"\n")
 	l.must(os.Chmod(agent, 0o755))
 	l.o.Agent = agent
 	l.store.files["/linux.json"] = []byte(`{"platforms": [
@@ -312,6 +312,10 @@ func TestImages(t *testing.T) {
 	if s.Image != "160001" || s.Previous != "150000" || !s.CanResize || s.Manager != "160001" {
 		t.Errorf("System() = %+v", s)
 	}
+	l.until("what apagent finds is shown", func() bool {
+		trial, odd := l.notice("image-trial"), l.notice("machine")
+		return trial != nil && strings.Contains(trial.Text, "150000 to 160001") && odd != nil && odd.Text == "the disk is odd" && odd.Hint == "look at it"
+	})
 	if err := m.Restart(ctx, tester); err == nil {
 		t.Error("a test restarts the machine")
 	}
