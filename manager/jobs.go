@@ -24,6 +24,7 @@ type jobs struct {
 	next int
 	list []*job // oldest first
 	work sync.WaitGroup
+	end  bool // the manager ends; what can go on without it does
 }
 
 type job struct {
@@ -115,9 +116,17 @@ func (j *jobs) stop(id string) error {
 	return model.ErrNotFound
 }
 
+// ending reports whether it is the manager that ends, and not the job.
+func (j *jobs) ending() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.end
+}
+
 // close cancels all and waits for their ends.
 func (j *jobs) close() {
 	j.mu.Lock()
+	j.end = true
 	for _, one := range j.list {
 		one.cancel()
 	}

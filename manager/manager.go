@@ -61,6 +61,7 @@ type Manager struct {
 	pem      string
 	grants   string           // that the webserver has
 	sizes    map[string]int64 // of databases
+	sizesAt  time.Time
 	pgNumber string
 	changed  chan struct{}
 	offers   offers

@@ -275,7 +275,7 @@ func exitCode(err error) int {
 func TestImages(t *testing.T) {
 	l := newLab(t)
 	agent := l.o.Root + "/apagent"
-	l.file("apagent", "#!/bin/sh\necho \"$@\" >> "+l.o.Root+"/asked\n[ \"$1\" != update ] || { echo step 1 of 2; echo step 2 of 2; [ \"$2\" != http://bad/ ] || { echo hint: no >&2; exit 1; }; }\n"+
+	l.file("apagent", "#!/bin/sh\necho \"$@\" >> "+l.o.Root+"/asked\n[ \"$1\" != update ] || { echo step 1 of 2; echo step 2 of 2; [ \"$2\" != http://bad/ ] || { echo hint: no >&2; exit 1; }; [ \"$2\" != http://slow/ ] || { sleep 3; touch "+l.o.Root+"/slow; }; }\n"+
 		`[ "$1" != status ] || echo '{"trial": "update from 150000 to 160001, on trial", "problems": ["the disk is odd\\nhint: look at it"], "sets": [{"label": "150000", "current": false}, {"label": "160001", "current": true}], "disk_size": 34359738368, "partitions": [{"number": 2, "start": 1048576, "size": 17179869184}]}'`+"\n")
 	l.must(os.Chmod(agent, 0o755))
 	l.o.Agent = agent
@@ -299,6 +299,13 @@ func TestImages(t *testing.T) {
 	if problem := l.wait(m.UpdateImage(ctx, "http://bad/", tester)); !strings.Contains(problem, "apagent") {
 		t.Errorf("an update that fails ends with %q", problem)
 	}
+	// A manager that ends in the middle leaves the update alone.
+	_, err = m.UpdateImage(ctx, "http://slow/", tester)
+	l.must(err)
+	l.until("it shows its step", func() bool { jobs := m.Jobs(ctx); return len(jobs) > 0 && jobs[0].Step == "step 2 of 2" })
+	l.end()
+	m = l.ready()
+	l.until("the update has gone on", func() bool { return exists(l.o.Root + "/slow") })
 	if _, err := m.UpdateImage(ctx, "--force", tester); err == nil {
 		t.Error("an option is an address")
 	}

@@ -103,14 +103,7 @@ func (m *Manager) refresh(ctx context.Context) error {
 	if err := m.signin.load(ctx); err != nil {
 		return err
 	}
-	if sizes, err := m.cluster.Sizes(ctx); err == nil {
-		m.mu.Lock()
-		if !maps.Equal(m.sizes, sizes) {
-			defer m.touch()
-		}
-		m.sizes = sizes
-		m.mu.Unlock()
-	}
+	m.measure(ctx)
 	m.notices.clear("database")
 	m.hurry()
 	// An instance whose database is not there yet is not to run.
@@ -163,6 +156,37 @@ func (m *Manager) hurry() {
 			run.next, run.tries = time.Time{}, 0
 		}
 	}
+}
+
+// sizesFresh is how old sizes of databases may be: the server reads folders for
+// them.
+const sizesFresh = 30 * time.Second
+
+// measure asks how large the databases are, now and then and when there is one of
+// which that is not known.
+func (m *Manager) measure(ctx context.Context) {
+	m.mu.Lock()
+	fresh := time.Since(m.sizesAt) < sizesFresh
+	for _, s := range m.services {
+		for _, i := range s.v.Instances {
+			if _, ok := m.sizes[i.DBName]; !ok {
+				fresh = false
+			}
+		}
+	}
+	m.mu.Unlock()
+	if fresh {
+		return
+	}
+	sizes, err := m.cluster.Sizes(ctx)
+	if err != nil {
+		return
+	}
+	m.mu.Lock()
+	changed := !maps.Equal(m.sizes, sizes)
+	m.sizes, m.sizesAt = sizes, time.Now()
+	m.mu.Unlock()
+	m.touchIf(changed)
 }
 
 func (m *Manager) touchIf(changed bool) {

@@ -30,7 +30,8 @@ type service struct {
 	// Under the manager's lock.
 	v         model.Service // as remembered, with instances
 	run       *supervise.Service
-	crashed   bool // the last end was one
+	spec      string // that run has
+	crashed   bool   // the last end was one
 	instances map[int64]*running
 }
 
@@ -109,6 +110,14 @@ func (s *service) adopt() {
 	run, v := s.run, s.v
 	m.mu.Unlock()
 	spec := m.spec(v)
+	text := fmt.Sprint(spec)
+	m.mu.Lock()
+	same := text == s.spec
+	s.spec = text
+	m.mu.Unlock()
+	if run != nil && same {
+		return
+	}
 	if run != nil {
 		if err := run.Set(spec); err != nil {
 			m.o.Log.Warn("cannot set the limits", "app", s.id, "error", err)
@@ -165,6 +174,10 @@ func (s *service) ready(ctx context.Context, pid int) error {
 		return err
 	}
 	s.sync(ctx)
+	// One that has said Hello may still talk nonsense.
+	if err := s.alive(ctx); err != nil {
+		return err
+	}
 	s.m.notices.clear("crash-" + s.id)
 	return nil
 }
