@@ -123,6 +123,19 @@ func TestAdministrator(t *testing.T) {
 	device.Store("")
 	u.see("location.search + document.querySelector('h1')?.innerText + document.querySelector('[role=status]')?.innerText", "?from=160001UpdateImage 160004 is running now.")
 
+	// A manager that was away is heard again.
+	u.open("/manager/app/notes")
+	device.Store("away")
+	site.EndSessions()
+	secret := site.sessions.begin()
+	u.do(network.SetCookie(sessionCookie, secret).WithURL(u.base + Base).WithPath(Base).WithSecure(true).WithHTTPOnly(true))
+	if err := p.StartService(t.Context(), "notes", model.Actor{}); err != nil {
+		t.Fatal(err)
+	}
+	u.see("document.getElementById('lost')?.innerText", "does not answer")
+	device.Store("")
+	u.see("document.getElementById('lost') === null && document.querySelector('#app .state').innerText", "starting")
+
 	// On a narrow screen the navigation is a menu, which keys can open.
 	u.size(390)
 	u.open("/manager")
@@ -163,5 +176,5 @@ func TestWithoutScript(t *testing.T) {
 	u.see("document.getElementById('dbpassword')?.type + document.getElementById('dbpassword')?.value", "textrandom-db-password")
 	// The key Enter saves, and presses none of the other buttons.
 	u.do(chromedp.SendKeys("#name", "\r"))
-	u.see("document.querySelector('[role=status]')?.innerText", "The instance notes-two was made.")
+	u.see("document.querySelector('[role=status]')?.innerText", "The instance notes-two was created.")
 }

@@ -148,10 +148,10 @@ func (u user) size(width int64) {
 	u.do(chromedp.EmulateViewport(width, 900))
 }
 
-// scheme is what the system asks for.
+// scheme is what the system asks for. Bars would take room that pictures lack.
 func (u user) scheme(name string) {
 	u.Helper()
-	u.do(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
+	u.do(emulation.SetScrollbarsHidden(true), emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
 }
 
 func (u user) picture(name string) {
