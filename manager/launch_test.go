@@ -66,6 +66,9 @@ func TestLaunch(t *testing.T) {
 	web, err := os.ReadFile(l.o.run("supervise/webserver.pid"))
 	l.must(err)
 
+	// It sleeps nearly always, and must not take memory for that.
+	l.until("the guardian is small", func() bool { return residentKB(guardian.Process.Pid) < 11000 })
+
 	l.must(syscall.Kill(first, syscall.SIGKILL))
 	l.until("there is another manager", func() bool { return Answers(l.o) == nil })
 	second, _ := l.running()
@@ -85,7 +88,7 @@ func TestLaunch(t *testing.T) {
 	// The guardian dies: the next one takes over from the manager that is left.
 	third, _ := l.running()
 	l.must(guardian.Process.Kill())
-	l.until("it is gone", func() bool { return guardian.ProcessState != nil || syscall.Kill(guardian.Process.Pid, 0) != nil })
+	l.until("it is gone", func() bool { return syscall.Kill(guardian.Process.Pid, 0) != nil })
 	if syscall.Kill(third, 0) != nil {
 		t.Error("the manager has died with its guardian")
 	}
@@ -95,6 +98,16 @@ func TestLaunch(t *testing.T) {
 	l.must(again.Process.Signal(syscall.SIGTERM))
 	l.until("everything has ended", func() bool { return syscall.Kill(fourth, 0) != nil })
 	l.until("the webserver, too", func() bool { status, _ := l.get("/"); return status == 0 })
+}
+
+// residentKB is the memory that a process has, in kB.
+func residentKB(pid int) int {
+	text, _ := os.ReadFile("/proc/" + itoa(pid) + "/status")
+	fields := strings.Fields(grep(string(text), "VmRSS:"))
+	if len(fields) < 2 {
+		return 1 << 30
+	}
+	return number(fields[1])
 }
 
 // A manager in /apps that does not run, or does not answer, is replaced by the

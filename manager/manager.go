@@ -117,6 +117,11 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	if steps, err := m.disk.PlanRecover(); err != nil || appstore.Apply(steps) != nil {
 		m.o.Log.Warn("cannot put the folder of the apps in order", "error", err)
 	}
+	// Uploads that a manager before was taking when it died.
+	left, _ := filepath.Glob(m.o.path(appsDir, ".upload-*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
 	apps, err := listenUnix(m.o.run("manager.sock"), 0o666, -1)
 	if err != nil {
 		return fmt.Errorf("cannot serve apps: %w", err)
@@ -247,10 +252,15 @@ func own(path string, mode os.FileMode, uid, gid uint32) error {
 func (m *Manager) watch(ctx context.Context) {
 	ticks := time.NewTicker(monitor.Interval)
 	defer ticks.Stop()
-	saved := time.Now()
+	saved, asked := time.Now(), time.Time{}
 	for {
 		m.monitor.Take(time.Now())
 		m.checkDisk()
+		// Soon at first, while an image is on trial; it reads the disk.
+		if age := time.Since(asked); age > 10*time.Minute || age > time.Minute && time.Since(m.started) < 15*time.Minute {
+			asked = time.Now()
+			m.checkMachine(ctx)
+		}
 		if time.Since(saved) > 10*time.Minute {
 			saved = time.Now()
 			if err := m.monitor.Save(); err != nil {

@@ -1,14 +1,17 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
+	"appplatform/internal/hint"
 	"appplatform/internal/run"
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/monitor"
@@ -55,6 +58,26 @@ func (m *Manager) agentStatusNow(ctx context.Context) agentStatus {
 	m.signin.status, m.signin.statusAt = s, time.Now()
 	m.signin.mu.Unlock()
 	return s
+}
+
+// committed is what apagent says when no update is under way.
+const committed = "committed"
+
+// checkMachine notes what apagent finds wrong: an update that is not decided yet,
+// damage, and what it has put right.
+func (m *Manager) checkMachine(ctx context.Context) {
+	s := m.agentStatusNow(ctx)
+	if s.Trial != "" && s.Trial != committed {
+		m.notices.set("image-trial", model.Info, fmt.Errorf("the image is on trial: %s", s.Trial))
+	} else {
+		m.notices.clear("image-trial")
+	}
+	if len(s.Problems) > 0 {
+		text, way, _ := strings.Cut(s.Problems[0], "\nhint: ")
+		m.notices.set("machine", model.Warning, hint.Errorf(cmp.Or(way, "apagent status, on the console"), "%s", text))
+	} else {
+		m.notices.clear("machine")
+	}
 }
 
 // previous is the label of the image that does not run.
