@@ -125,17 +125,23 @@ func (g *guardian) once(ctx context.Context, program string, signals <-chan os.S
 	defer sleep.Stop()
 	looks := time.NewTicker(100 * time.Millisecond)
 	defer looks.Stop()
+	stopping := false // A manager that has just begun dies of the signal itself.
 	for {
 		select {
 		case err := <-ended:
 			var exit *exec.ExitError
+			if stopping {
+				return false, nil
+			}
 			if errors.As(err, &exit) && exit.ExitCode() == ExitAgain {
 				return true, nil
 			}
 			return false, err
 		case s := <-signals:
+			stopping = stopping || s != syscall.SIGHUP
 			_ = cmd.Process.Signal(s)
 		case <-ctx.Done():
+			stopping = true
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			ctx = context.Background()
 		case <-looks.C:

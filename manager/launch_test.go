@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"appplatform/manager/internal/appstore"
 )
@@ -179,5 +180,30 @@ func TestPut(t *testing.T) {
 		if got := g.program(); !strings.HasPrefix(got, root+"/"+map[string]string{"apps": "apps/", "image": imageDir}[test.runs]) {
 			t.Errorf("%s: %s runs; want that of %s", test.name, got, test.runs)
 		}
+	}
+}
+
+// A manager that has just been started dies of the signal that is handed on to it,
+// before it can catch it. That is the end, and not a reason for another one.
+func TestLaunchStopsAtOnce(t *testing.T) {
+	l := newLab(t)
+	l.file("etc/platform.json", `{"label": "160001"}`)
+	g := &guardian{o: l.o.defaults(), disk: appstore.Disk(l.o.Root + "/apps"), readyWithin: time.Minute, settled: time.Minute, maxPause: time.Minute, quiet: time.Hour}
+	l.file(imageDir+"/manager", "#!/bin/sh\n[ $1 = --version ] && echo manager 160001 && exit\necho started >> "+l.o.Root+"/starts\nexec sleep 1000\n")
+	l.must(os.Chmod(l.o.Root+"/"+imageDir+"/manager", 0o755))
+	signals, ended := make(chan os.Signal, 1), make(chan error, 1)
+	go func() {
+		ended <- g.guard(t.Context(), signals)
+	}()
+	l.until("it has started", func() bool { _, err := os.Stat(l.o.Root + "/starts"); return err == nil })
+	signals <- syscall.SIGTERM
+	select {
+	case err := <-ended:
+		l.must(err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the guardian goes on")
+	}
+	if starts, err := os.ReadFile(l.o.Root + "/starts"); err != nil || string(starts) != "started\n" {
+		t.Errorf("the manager was started %q, %v; want once", starts, err)
 	}
 }

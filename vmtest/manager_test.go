@@ -154,7 +154,7 @@ func testIdleMemory(r root) {
 // goTo opens a page and waits for its heading.
 func (a manage) goTo(page, heading string) {
 	a.Helper()
-	a.Do(chromedp.Navigate(a.Base + page))
+	a.Open(page)
 	a.See("h1", regexp.QuoteMeta(heading), pageWithin)
 }
 
@@ -166,7 +166,7 @@ func (a manage) follow(words string) {
 
 func (a manage) firstVisit() {
 	a.Helper()
-	a.Do(chromedp.Navigate(a.Base + "/"))
+	a.Open("/")
 	a.See("h1", "App Platform", pageWithin)
 	a.Fill("password", "wrong")
 	a.Press("Sign in")
@@ -189,7 +189,7 @@ func (a manage) firstVisit() {
 // signIn signs in if the page asks for it.
 func (a manage) signIn() {
 	a.Helper()
-	a.Do(chromedp.Navigate(a.Base + "/manager"))
+	a.Open("/manager")
 	a.See("h1", "App Platform|Overview", pageWithin)
 	var asked bool
 	a.Do(chromedp.Evaluate(`document.querySelector("body.sign-in") != null`, &asked))
@@ -238,7 +238,7 @@ func (a manage) makeInstance() {
 // useInstance writes a note and sees it again.
 func (a manage) useInstance(note string) {
 	a.Helper()
-	a.Do(chromedp.Navigate(a.Base + "/" + demoDomain + "/" + demoInstance + "/"))
+	a.Open("/" + demoDomain + "/" + demoInstance + "/")
 	a.See("h1", "Notes", pageWithin)
 	var asked bool
 	a.Do(chromedp.Evaluate(`document.getElementById("password") != null`, &asked))

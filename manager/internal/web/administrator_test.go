@@ -11,6 +11,8 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+
+	"appplatform/internal/browsertest"
 	"github.com/chromedp/chromedp/kb"
 
 	"appplatform/manager/internal/model"
@@ -32,7 +34,7 @@ func TestAdministrator(t *testing.T) {
 	var device atomic.Value // what answers instead of the manager
 	device.Store("")
 	site := New(p, Options{Folder: t.TempDir()})
-	u := user{t, browse(t), serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	u := user{t, browsertest.Tab(t, nil, nil), serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch device.Load() {
 		case "":
 			site.ServeHTTP(w, r)
@@ -159,7 +161,7 @@ func TestWithoutScript(t *testing.T) {
 		t.Skip("a browser takes a while")
 	}
 	p := newPlatform()
-	u := user{t, browse(t), serve(t, New(p, Options{Folder: t.TempDir()}))}
+	u := user{t, browsertest.Tab(t, nil, nil), serve(t, New(p, Options{Folder: t.TempDir()}))}
 	u.do(network.SetExtraHTTPHeaders(network.Headers{"Accept-Language": "en"}), emulation.SetScriptExecutionDisabled(true))
 	u.size(1280)
 	u.signIn("pwd")
