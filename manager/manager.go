@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appplatform/internal/hint"
 	"appplatform/internal/wire"
 	"appplatform/manager/internal/api"
 	"appplatform/manager/internal/appstore"
@@ -289,11 +290,11 @@ func (m *Manager) checkDisk() {
 	emptied := err == nil && reserve.Size() < 4096
 	switch {
 	case free < 16<<20:
-		m.notices.set("disk", model.Error, fmt.Errorf("the disk is full: nothing can be stored any more\nhint: delete core dumps or data here, or run: apagent diskfree"))
+		m.notices.set("disk", model.Error, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is full: nothing can be stored any more"))
 	case free < nearlyFull:
-		m.notices.set("disk", model.Warning, fmt.Errorf("the disk is nearly full: %d MB are free\nhint: delete core dumps or data here, or run: apagent diskfree", free>>20))
+		m.notices.set("disk", model.Warning, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is nearly full: %d MB are free", free>>20))
 	case emptied && free > 756<<20:
-		m.notices.set("disk", model.Info, fmt.Errorf("no room is kept for a full disk: empty_if_no_space was emptied\nhint: rm /mnt/sda2/empty_if_no_space, then restart the manager"))
+		m.notices.set("disk", model.Info, hint.Errorf("rm /mnt/sda2/empty_if_no_space, then restart the manager", "no room is kept for a full disk: empty_if_no_space was emptied"))
 	default:
 		m.notices.clear("disk")
 	}
@@ -307,8 +308,8 @@ func exists(path string) bool {
 
 // hintNoSpace adds the way out of a full disk.
 func hintNoSpace(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w\nhint: the disk is full: delete core dumps or data, or run: apagent diskfree", err)
+	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !hint.In(err) {
+		return hint.Errorf("the disk is full: delete core dumps or data, or run: apagent diskfree", "%w", err)
 	}
 	return err
 }
