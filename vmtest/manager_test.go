@@ -225,7 +225,7 @@ func (a manage) makeInstance() {
 	a.Fill("name", demoInstance)
 	a.Fill("domain", demoDomain)
 	a.Fill("password", "secret of the instance")
-	a.Press("Make the instance")
+	a.Press("Create the instance")
 	a.See(".title h1", demoInstance, pageWithin)
 	a.See("#instance .state", "running", pageWithin)
 	a.See("#instance", "/"+demoDomain+"/"+demoInstance, pageWithin)
