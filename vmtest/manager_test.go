@@ -139,7 +139,7 @@ const idleMemory = 45_000
 func testIdleMemory(r root) {
 	r.Helper()
 	r.run("sleep 20") // They have just started.
-	out := r.run(`for p in $(pgrep -f '/(manager|webserver) ?'); do awk -v p=$p '/^Pss:/ { print "pss", $2 }' /proc/$p/smaps_rollup; done; ps -o pid,rss,args | grep -E 'manager|webserver' | grep -v grep`)
+	out := r.run(`for p in $(pgrep -f '/(manager|webserver) ?'); do awk -v p=$p '/^Pss:/ { print "pss", $2 }' /proc/$p/smaps_rollup; done; ps -eo pid,rss,args | grep -E 'manager|webserver'`)
 	total := 0
 	for _, found := range regexp.MustCompile(`pss (\d+)`).FindAllStringSubmatch(out, -1) {
 		n, _ := strconv.Atoi(found[1])
@@ -161,7 +161,8 @@ func (a manage) goTo(page, heading string) {
 // follow clicks a link of the page by its words.
 func (a manage) follow(words string) {
 	a.Helper()
-	a.Do(chromedp.Click(`//main//a[normalize-space()="`+words+`"]`, chromedp.BySearch))
+	// A live page may exchange a part while chromedp looks for it.
+	a.Do(chromedp.Evaluate(fmt.Sprintf(`[...document.querySelectorAll("main a")].find(a => a.innerText.trim() == %q).click()`, words), nil))
 }
 
 func (a manage) firstVisit() {
@@ -224,7 +225,7 @@ func (a manage) makeInstance() {
 	a.Fill("name", demoInstance)
 	a.Fill("domain", demoDomain)
 	a.Fill("password", "secret of the instance")
-	a.Press("Make the instance")
+	a.Press("Create the instance")
 	a.See(".title h1", demoInstance, pageWithin)
 	a.See("#instance .state", "running", pageWithin)
 	a.See("#instance", "/"+demoDomain+"/"+demoInstance, pageWithin)
@@ -331,10 +332,10 @@ func (a manage) updatePlatform() {
 	a.goTo("/manager/settings/update?refresh", "Update")
 	a.See("main", nextLabel, pageWithin)
 	a.Picture("update")
-	a.Do(chromedp.Click(`//main//a[@aria-label="Update to `+nextLabel+`"]`, chromedp.BySearch),
+	a.Do(chromedp.Evaluate(`document.querySelector('main a[aria-label="Update to `+nextLabel+`"]').click()`, nil),
 		chromedp.WaitVisible(`dialog button`, chromedp.ByQuery))
 	a.Picture("update-confirm")
-	a.Do(chromedp.Click(`dialog button`, chromedp.ByQuery))
+	a.Do(chromedp.Evaluate(`document.querySelector("dialog button").click()`, nil))
 	a.See("#away", "10 minutes", pageWithin)
 	expect(a.T, a.m, `writing sda3|image `+nextLabel, updateWithin)
 	a.Picture("updating")

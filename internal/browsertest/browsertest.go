@@ -142,8 +142,9 @@ func (u User) await(expression, problem string) {
 // Press clicks a button by its words and waits for the page that follows.
 func (u User) Press(words string) {
 	u.Helper()
-	u.Do(chromedp.Evaluate("window.before = true", nil),
-		chromedp.Click(`//button[normalize-space()="`+words+`"]`, chromedp.BySearch))
+	// A live page may exchange a part while chromedp looks for it.
+	u.Do(chromedp.Evaluate(fmt.Sprintf(`window.before = true;
+[...document.querySelectorAll("button")].find(b => b.innerText.trim() == %q && b.checkVisibility()).click()`, words), nil))
 	u.await("!window.before && document.readyState == 'complete'", "nothing follows the button "+words)
 }
 

@@ -38,7 +38,7 @@ func TestActions(t *testing.T) {
 		{"/app/notes/settings", []string{"memory", "much"}, ok, `Memory cannot be "much"`, func(p *platform) bool { return p.services[0].Limits.MemoryMiB == 256 }},
 		{"/app/notes/revert", nil, ok, "returns to its previous version", func(p *platform) bool { return p.services[0].Build == "130001" }},
 		{"/app/calendar/delete", []string{"typed", "calendar"}, ok, "calendar was deleted.", func(p *platform) bool { return len(p.services) == 2 }},
-		{"/app/calendar/delete", []string{"typed", "calender"}, ok, "nothing was deleted", func(p *platform) bool { return len(p.services) == 3 }},
+		{"/app/calendar/delete", []string{"typed", "calender"}, ok, "Nothing was deleted", func(p *platform) bool { return len(p.services) == 3 }},
 		{"/store", []string{"app", "projects", "build", "150003"}, ok, "projects 150003 is being installed", func(p *platform) bool { return len(p.jobs) == 4 }},
 		{"/jobs/j2/cancel", nil, ok, "is being cancelled", func(p *platform) bool { return p.jobs[0].Error == "cancelled" }},
 
@@ -65,7 +65,7 @@ func TestActions(t *testing.T) {
 		{"/instance/1/stop", []string{"from", "https://evil.example.com/"}, ok, "Overview", func(p *platform) bool { return true }},
 		{"/instance/1/cleanup", nil, ok, "is being cleaned up", func(p *platform) bool { return true }},
 		{"/instance/1/delete", []string{"typed", "notes"}, ok, "notes@example.com was deleted.", func(p *platform) bool { return len(p.services[0].Instances) == 2 }},
-		{"/instance/1/delete", nil, ok, "nothing was deleted", func(p *platform) bool { return len(p.services[0].Instances) == 3 }},
+		{"/instance/1/delete", nil, ok, "Nothing was deleted", func(p *platform) bool { return len(p.services[0].Instances) == 3 }},
 		{"/instance/99/start", nil, http.StatusNotFound, "not found", func(p *platform) bool { return true }},
 		{"/instance/x/start", nil, http.StatusNotFound, "not found", func(p *platform) bool { return true }},
 		{"/rename", []string{"old", "branch.example.com", "new", "b.example.org", "instance", "1", "instance", "2", "do", "preview"}, ok, "/b.example.org/notes",
@@ -84,11 +84,11 @@ func TestActions(t *testing.T) {
 		{"/settings/password/root", []string{"password", "x", "again", "x"}, ok, "The password of root was changed.", func(p *platform) bool { return p.linux["root"] == "x" }},
 		{"/settings/password/admin", []string{"password", "x", "again", "y"}, ok, "differ", func(p *platform) bool { return p.linux["admin"] == "" }},
 		{"/settings/password/daemon", []string{"password", "x", "again", "x"}, http.StatusNotFound, "not found", func(p *platform) bool { return len(p.linux) == 0 }},
-		{"/settings/password/manager", []string{"old", "x", "password", "y", "again", "y"}, ok, "the password is wrong", func(p *platform) bool { return p.password == "pwd" }},
+		{"/settings/password/manager", []string{"old", "x", "password", "y", "again", "y"}, ok, "The password is wrong", func(p *platform) bool { return p.password == "pwd" }},
 		{"/settings/tokens", []string{"name", "script"}, ok, "secret-of-script", func(p *platform) bool { return len(p.tokens) == 2 }},
 		{"/settings/tokens/t1/delete", nil, ok, "The token was deleted.", func(p *platform) bool { return len(p.tokens) == 0 }},
 		{"/settings/update/confirm", []string{"url", "https://x.example.com/a"}, ok, "up to 10 minutes", func(p *platform) bool { return p.jobs[3].Kind == "image" }},
-		{"/settings/update/confirm", []string{"url", "ftp://x"}, ok, "it begins with https://", func(p *platform) bool { return len(p.jobs) == 3 }},
+		{"/settings/update/confirm", []string{"url", "ftp://x"}, ok, "It begins with https://", func(p *platform) bool { return len(p.jobs) == 3 }},
 		{"/settings/update/rollback", nil, ok, "Update of the platform", func(p *platform) bool { return true }},
 		{"/settings/restart", nil, ok, "answers again in about a minute", func(p *platform) bool { return true }},
 		{"/settings/shutdown", nil, ok, "being switched off", func(p *platform) bool { return true }},
@@ -157,7 +157,7 @@ func TestUpload(t *testing.T) {
 	if status, _ := send("token", c.token(), "app", "demo", "program", "ELF2", "files", ""); status != http.StatusSeeOther || p.uploaded != "demo ELF2" {
 		t.Errorf("without files: status %d, uploaded %q", status, p.uploaded)
 	}
-	if status, page := send("token", c.token(), "app", "demo"); status != http.StatusUnprocessableEntity || !strings.Contains(page, "there is no program") {
+	if status, page := send("token", c.token(), "app", "demo"); status != http.StatusUnprocessableEntity || !strings.Contains(page, "There is no program") {
 		t.Errorf("without a program: status %d: %s", status, words(page))
 	}
 	p.uploaded = ""

@@ -374,7 +374,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	m := newMessage(errors.New("cannot do it: no\nhint: do that"))
-	if m.Text != "cannot do it: no" || m.Hint != "do that" {
+	if m.Text != "Cannot do it: no" || m.Hint != "do that" {
 		t.Errorf("%+v", m)
 	}
 }

@@ -111,6 +111,7 @@ var ways = []struct{ code, href, text string }{
 
 // lead finds the way of a notice. Codes of apps and instances end in their names.
 func lead(n model.Notice, services []model.Service) notice {
+	n.Text, n.Hint = sentence(n.Text), sentence(n.Hint)
 	if key, ok := strings.CutPrefix(n.Code, "instance-"); ok {
 		for _, s := range services {
 			for _, i := range s.Instances {

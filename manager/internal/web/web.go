@@ -314,7 +314,16 @@ type message struct {
 
 func newMessage(err error) *message {
 	text, hint, _ := strings.Cut(err.Error(), "\nhint: ")
-	return &message{Text: text, Hint: hint}
+	return &message{Text: sentence(text), Hint: sentence(hint)}
+}
+
+// sentence begins what programs say with a capital letter, unless a name comes first.
+func sentence(text string) string {
+	switch first, _, _ := strings.Cut(text, " "); first {
+	case "a", "an", "cannot", "change", "it", "its", "no", "nobody", "nothing", "set", "some", "start", "the", "there", "this", "try", "wait":
+		return strings.ToUpper(text[:1]) + text[1:]
+	}
+	return text
 }
 
 // actor is who signs in here: there is one administrator.
