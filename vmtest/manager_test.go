@@ -233,7 +233,7 @@ func (a manage) makeInstance() {
 	// C1, C4: a database that belongs to a user of its own.
 	a.r.want(`psql -d postgres -Atc "select datname, pg_get_userbyid(datdba) from pg_database where datname like '%notes'"`,
 		demoDomain+"_"+demoInstance+"|"+demoDomain+"_"+demoInstance)
-	a.r.want("ps -eo user,args | grep /apps/apidemo/apidemo", "app-apidem")
+	a.r.want("stat -c %U /proc/$(pgrep -x apidemo)", "app-apidemo")
 }
 
 // useInstance writes a note and sees it again.
