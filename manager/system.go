@@ -19,6 +19,7 @@ import (
 
 // agentStatus is what is read of `apagent status --json`.
 type agentStatus struct {
+	Label string // of the image that runs
 	Trial string
 	Sets  []struct {
 		Label   string
@@ -80,14 +81,19 @@ func (m *Manager) checkMachine(ctx context.Context) {
 	}
 }
 
-// previous is the label of the image that does not run.
+// previous is the label of the image that does not run. While an image is on trial,
+// the current one is still the one before.
 func (s agentStatus) previous() string {
+	other := ""
 	for _, set := range s.Sets {
-		if !set.Current {
+		if set.Label != s.Label {
 			return set.Label
 		}
+		if !set.Current {
+			other = set.Label // of the same number
+		}
 	}
-	return ""
+	return other
 }
 
 // canGrow reports whether there is room behind the last partition: more than the

@@ -341,6 +341,7 @@ func (a manage) updatePlatform() {
 	a.Picture("updating")
 	expect(a.T, a.m, loginPrompt, updateWithin)
 	a.See("main", "Image "+nextLabel+" is running now", updateWithin)
+	a.See("main", `(?s)Image before\s+160001`, pageWithin)
 	a.Picture("updated")
 	a.useInstance("after the update")
 	a.See("#notes", "first note", pageWithin)
