@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -339,9 +340,11 @@ func TestSizes(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	c, server := start(t)
 	server.Kill()
+	c.db.Patience = 100 * time.Millisecond
 	if _, err := c.Sizes(t.Context()); !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("Sizes() = %v; want ErrUnavailable", err)
 	}
+	c.db.Patience = pg.Patience
 	server.Restart(t)
 	if version, err := c.Version(t.Context()); err != nil || !strings.HasPrefix(version, "17.") {
 		t.Errorf("Version() = %q, %v", version, err)
