@@ -164,7 +164,10 @@ func (s *Service) remove() error {
 func (s *Service) turn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.idle = !s.wanted
+	if s.idle = !s.wanted; s.idle {
+		close(s.changed) // for Stop, which waits for this when the state stays
+		s.changed = make(chan struct{})
+	}
 	return s.wanted
 }
 
