@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,10 +76,12 @@ func start(spec Spec, g cgroup, pidPath, output string) (*process, error) {
 	os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), []byte("300"), 0)
 	if stat, err := readStat(p.pid); err == nil {
 		text, _ := json.Marshal(pidFile{p.pid, stat.start, p.started})
-		err = atomicfile.WriteQuick(pidPath, text, 0o600)
-		if err != nil {
+		// An app may have filled the file system of the pid files. With a cgroup, the
+		// next manager knows whose process it is anyway, and starts a new one.
+		if err = atomicfile.WriteQuick(pidPath, text, 0o600); err != nil && g == "" {
 			p.killAll()
 			cmd.Wait()
+			unix.Close(fd)
 			return nil, fmt.Errorf("cannot write the pid file: %w", err)
 		}
 	}
@@ -178,7 +181,7 @@ func (p *process) count() {
 }
 
 // finish clears up behind a process that has ended and says how it did.
-func (p *process) finish() End {
+func (p *process) finish(ctx context.Context) End {
 	end := End{PID: p.pid, Time: time.Now(), Ran: time.Since(p.started), Code: -1}
 	if p.cgroup == "" {
 		p.killAll() // before the process is reaped: its number still belongs to it
@@ -199,7 +202,7 @@ func (p *process) finish() End {
 		oom, _ := p.cgroup.number("memory.events", "oom_kill")
 		pids, _ := p.cgroup.number("pids.events", "max")
 		end.OutOfMemory, end.ProcessLimit = oom > p.oom, pids > p.pids
-		p.cgroup.clear(p.killed)
+		p.cgroup.clear(ctx, p.killed)
 	}
 	return end
 }

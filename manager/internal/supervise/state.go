@@ -40,6 +40,7 @@ func (s *Service) to(state model.State, change func(*Status)) {
 	}
 	if state == model.Stopped {
 		s.stops++
+		s.idle = !s.wanted
 	}
 	s.status.State, s.status.Since, s.status.Next = state, time.Now(), time.Time{}
 	if change != nil {
