@@ -208,9 +208,7 @@ func TestStates(t *testing.T) {
 	}
 	s.Start()
 	l.await("it speaks", func() bool { return strings.Contains(l.log("quiet"), "this is") })
-	if st := s.Status(); st.State != model.Starting {
-		t.Errorf("it is %s before it is ready", st.State)
-	}
+	l.await("it is starting", func() bool { return s.Status().State == model.Starting })
 	close(goOn)
 	pid := l.running(s)
 	if err := s.Stop(t.Context()); err != nil {
