@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,23 +26,28 @@ type Service struct {
 	life   context.Context
 	done   chan struct{} // the loop has ended
 
-	mu      sync.Mutex
-	spec    Spec
-	wanted  bool
-	fresh   bool // started on purpose: no delay
-	status  Status
-	changed chan struct{} // closed at the next change of status
-	adopted *process
-	stops   int // times that it came to be stopped
-	early   int // ends one after the other of a process that had not settled
-	sampled time.Time
-	usage   Usage
+	replace   chan replacement
+	others    atomic.Int32   // processes besides the one of status
+	lingering sync.WaitGroup // those of them that were replaced
+
+	mu       sync.Mutex
+	spec     Spec
+	wanted   bool
+	fresh    bool // started on purpose: no delay
+	status   Status
+	changed  chan struct{} // closed at the next change of status
+	adopted  *process
+	replaced []*replaced // the oldest first
+	stops    int         // times that it came to be stopped
+	early    int         // ends one after the other of a process that had not settled
+	sampled  time.Time
+	usage    Usage
 }
 
 func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 	service := &Service{
 		name: spec.Name, s: s, spec: spec, hooks: hooks,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}), replace: make(chan replacement),
 		status: Status{State: model.Stopped, Since: time.Now()},
 	}
 	if s.cgroup != "" {
@@ -53,11 +59,16 @@ func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 		return nil, err
 	}
 	if p := adopt(service.cgroup, s.file(spec.Name, ".pid")); p != nil {
-		service.adopted, service.wanted = p, true
+		p.others = &service.others
+		service.adopted, service.wanted, service.status.PID = p, true, p.pid
 		if err := service.limit(spec.Limits); err != nil {
 			s.o.Log("%s: cannot set the limits: %v", spec.Name, err)
 		}
-	} else if service.cgroup != "" {
+	}
+	service.findReplaced()
+	if service.others.Load() > 0 {
+		service.wanted = true // its main process has ended meanwhile, or still runs
+	} else if service.adopted == nil && service.cgroup != "" {
 		service.cgroup.clear(true) // of an app whose main process is gone
 	}
 	return service, nil
@@ -149,8 +160,10 @@ func (s *Service) wants() bool {
 // loop runs the service until the supervisor is closed.
 func (s *Service) loop() {
 	defer close(s.done)
+	defer s.lingering.Wait()
 	for s.life.Err() == nil {
 		if !s.wants() {
+			s.endReplaced()
 			s.to(model.Stopped, func(st *Status) { st.PID = 0 })
 			select {
 			case <-s.wake:
@@ -192,6 +205,7 @@ func (s *Service) begin() *process {
 		s.wait(delay)
 		return nil
 	}
+	p.others = &s.others
 	s.out.say("started, pid %d", p.pid)
 	s.to(model.Starting, func(st *Status) { st.PID, st.Adopted = p.pid, false })
 	return p
@@ -230,6 +244,8 @@ func (s *Service) run(p *process) {
 				reason = fmt.Sprintf("it did not become ready: %v", err)
 				s.abort(p, reason)
 			}
+		case r := <-s.replace:
+			p = s.succeed(p, r)
 		case <-tick:
 			tick = nil // until it has answered
 			if s.hooks.Alive == nil {
@@ -342,6 +358,9 @@ func (s *Service) ends(p *process, wait time.Duration) bool {
 
 // end tells of an end, and waits until the service is to be started again.
 func (s *Service) end(p *process, reason string, asked bool) {
+	if asked {
+		s.endReplaced()
+	}
 	end := p.finish()
 	end.Service, end.Reason, end.Asked = s.name, reason, asked
 	s.mu.Lock()
