@@ -18,6 +18,9 @@ const restartSockets = "1000"
 
 var restartResult = regexp.MustCompile(`handover: (\d+) WebSockets, (\d+) requests, (\d+) refused, (\d+) dropped`)
 
+// A complaint is what a test says itself, without the logs behind it.
+var complaint = regexp.MustCompile(`(?m)^ +\w+_test\.go:.*$`)
+
 // askRestart replaces the webserver twice and restarts the manager once. The real
 // programs and a database are put together by the test that asks the same.
 func askRestart(ctx context.Context, l *lab, r *report) error {
@@ -39,7 +42,7 @@ func askRestart(ctx context.Context, l *lab, r *report) error {
 	r.table([]string{"WebSockets", "requests", "refused", "dropped"},
 		[]string{string(found[1]), string(found[2]), string(found[3]), string(found[4])})
 	if failed != nil {
-		return fmt.Errorf("TestHandover: %w", failed)
+		return fmt.Errorf("TestHandover: %w\n%s", failed, bytes.Join(complaint.FindAll(out.Bytes(), -1), []byte("\n")))
 	}
 	return nil
 }
