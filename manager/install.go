@@ -351,10 +351,7 @@ func (m *Manager) switchOwn(ctx context.Context, id string, steps []appstore.Ste
 		m.end()
 		return nil
 	}
-	m.mu.Lock()
-	m.webFails = 0
-	m.mu.Unlock()
-	return m.restartWebserver(ctx)
+	return m.switchWebserver(ctx)
 }
 
 // Jobs are described at model.Platform.

@@ -53,6 +53,7 @@ type Manager struct {
 	sessions func() // ends all sessions of pages
 
 	refreshing sync.Mutex // one refresh at a time
+	replacing  sync.Mutex // one replacement of the webserver at a time
 
 	mu       sync.Mutex
 	services map[string]*service

@@ -20,6 +20,7 @@ import (
 
 // runWebserver gets the listeners, and runs the webserver with them.
 func (m *Manager) runWebserver(ctx context.Context) {
+	m.settleTakeover(ctx, 0)
 	if !m.openListeners(ctx) {
 		return
 	}
@@ -31,6 +32,7 @@ func (m *Manager) runWebserver(ctx context.Context) {
 	m.mu.Lock()
 	m.web = web
 	m.mu.Unlock()
+	m.settleTakeover(ctx, web.Status().PID)
 	web.Start()
 	<-ctx.Done()
 }
@@ -104,19 +106,20 @@ func (m *Manager) webSpec() supervise.Spec {
 }
 
 // webReady waits for the webserver and tells it what it must know.
-func (m *Manager) webReady(ctx context.Context, _ int) error {
+func (m *Manager) webReady(ctx context.Context, pid int) error {
 	for {
 		_, err := m.webserverStatus(ctx)
+		if found := m.control.peer().PID; err == nil && found != pid {
+			// The sockets are still those of the one that is to be replaced.
+			m.control.drop()
+			err = fmt.Errorf("pid %d answers in its place", found)
+		}
 		if err == nil {
 			m.mu.Lock()
 			m.webFails = 0
 			m.mu.Unlock()
 			m.notices.clear("webserver")
-			m.mu.Lock()
-			m.grants = ""
-			m.mu.Unlock()
-			m.pushGrants(ctx)
-			m.pushCertificate(ctx)
+			m.greetWebserver(ctx)
 			return nil
 		}
 		select {
@@ -127,12 +130,21 @@ func (m *Manager) webReady(ctx context.Context, _ int) error {
 	}
 }
 
+// greetWebserver tells it what one that was just started does not know.
+func (m *Manager) greetWebserver(ctx context.Context) {
+	m.mu.Lock()
+	m.grants = ""
+	m.mu.Unlock()
+	m.pushGrants(ctx)
+	m.pushCertificate(ctx)
+}
+
 func (m *Manager) webAlive(ctx context.Context) error {
 	_, err := m.webserverStatus(ctx)
 	return err
 }
 
-// drainSeconds is short: nobody accepts connections meanwhile.
+// drainSeconds is short: the webserver is to end for good.
 const drainSeconds = 2
 
 func (m *Manager) webStop(ctx context.Context) error {
@@ -143,6 +155,12 @@ func (m *Manager) webStop(ctx context.Context) error {
 
 // webEnded notes a crash.
 func (m *Manager) webEnded(e supervise.End) {
+	if e.Replaced {
+		if !e.Asked && (e.Signal != 0 || e.Code > 0) {
+			m.noteCrash(model.Crash{Service: "webserver", Time: e.Time, What: e.String()})
+		}
+		return
+	}
 	m.control.drop()
 	m.mu.Lock()
 	m.grants = ""
@@ -184,21 +202,6 @@ func (m *Manager) webFailed(problem string, early bool) {
 	}
 }
 
-// restartWebserver starts its program anew. Connections wait in the listeners
-// meanwhile.
-func (m *Manager) restartWebserver(ctx context.Context) error {
-	m.mu.Lock()
-	web := m.web
-	m.mu.Unlock()
-	if web == nil {
-		return nil
-	}
-	if err := web.Set(m.webSpec()); err != nil {
-		return err
-	}
-	return web.Restart(ctx)
-}
-
 func (m *Manager) webserverStatus(ctx context.Context) (wire.WebserverStatus, error) {
 	var s wire.WebserverStatus
 	err := m.control.ask(ctx, func(id int64) any { return wire.GetStatus{Head: wire.Head{MT: "GetStatus", ID: id}} }, &s)
@@ -207,7 +210,9 @@ func (m *Manager) webserverStatus(ctx context.Context) (wire.WebserverStatus, er
 
 // pushGrants tells the webserver who may register what, if that is new to it.
 func (m *Manager) pushGrants(ctx context.Context) {
-	grants := []wire.Grant{}
+	// Its own paths, which it may have anyway: requests for them wait, too, when a new
+	// webserver does not know it yet.
+	grants := []wire.Grant{{UID: uint32(os.Geteuid())}, {UID: uint32(os.Geteuid()), Path: "/manager"}}
 	m.mu.Lock()
 	for _, s := range m.services {
 		for _, i := range s.v.Instances {

@@ -2,6 +2,7 @@ package webserver
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
@@ -55,7 +56,7 @@ func open(t *testing.T, change ...func(*Options)) *lab {
 	}
 	t.Cleanup(func() {
 		s.Drain(0)
-		s.finish()
+		s.finish(context.Background())
 	})
 	// The tests may run as an ordinary user, who needs a grant.
 	s.table.grant([]wire.Grant{{UID: uint32(os.Getuid()), Path: "", Dir: dir}})

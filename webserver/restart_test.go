@@ -181,7 +181,7 @@ func TestHandover(t *testing.T) {
 	// The last one ends with the draining.
 	eventually(t, "199 have ended", func() bool { return old.webSockets.Load() == 1 })
 	old.until = time.Now()
-	old.finish()
+	old.finish(t.Context())
 	if _, err := sockets[0].br.ReadByte(); err == nil {
 		t.Error("a WebSocket outlives its webserver")
 	}

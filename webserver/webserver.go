@@ -73,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 		s.Drain(stopDrain * time.Second)
 	case <-s.drain:
 	}
-	s.finish()
+	s.finish(ctx)
 	return nil
 }
 
@@ -218,11 +218,13 @@ func (s *Server) Drain(within time.Duration) {
 	})
 }
 
-// finish waits for what there is.
-func (s *Server) finish() {
+// finish waits for what there is, but not for long once told is done: the draining
+// of an hour is to end with the machine's services.
+func (s *Server) finish(told context.Context) {
 	s.accepting.Wait()
 	ctx, cancel := context.WithDeadline(context.Background(), s.until)
 	defer cancel()
+	defer context.AfterFunc(told, func() { time.AfterFunc(stopDrain*time.Second, cancel) })()
 	go func() { _ = s.h2server.Shutdown(ctx) }()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

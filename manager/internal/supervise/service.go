@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,26 +26,31 @@ type Service struct {
 	life   context.Context
 	done   chan struct{} // the loop has ended
 
-	mu      sync.Mutex
-	spec    Spec
-	wanted  bool
-	idle    bool // the loop starts nothing until it is woken
-	removed bool
-	fresh   bool // started on purpose: no delay
-	status  Status
-	running time.Time     // since when the process is ready; zero: it is not
-	changed chan struct{} // closed at the next change of status
-	adopted *process
-	stops   int // times that it came to be stopped
-	early   int // ends one after the other of a process that had not settled
-	sampled time.Time
-	usage   Usage
+	replace   chan replacement
+	others    atomic.Int32   // processes besides the one of status
+	lingering sync.WaitGroup // those of them that were replaced
+
+	mu       sync.Mutex
+	spec     Spec
+	wanted   bool
+	idle     bool // the loop starts nothing until it is woken
+	removed  bool
+	fresh    bool // started on purpose: no delay
+	status   Status
+	running  time.Time     // since when the process is ready; zero: it is not
+	changed  chan struct{} // closed at the next change of status
+	adopted  *process
+	replaced []*replaced // the oldest first
+	stops    int         // times that it came to be stopped
+	early    int         // ends one after the other of a process that had not settled
+	sampled  time.Time
+	usage    Usage
 }
 
 func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 	service := &Service{
 		name: spec.Name, s: s, spec: spec, hooks: hooks,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}), replace: make(chan replacement),
 		status: Status{State: model.Stopped, Since: time.Now()}, idle: true,
 	}
 	if s.cgroup != "" {
@@ -56,10 +62,15 @@ func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 		return nil, err
 	}
 	if p := adopt(service.cgroup, s.file(spec.Name, ".pid")); p != nil {
-		service.adopted, service.wanted, service.idle = p, true, false
+		p.others = &service.others
+		service.adopted, service.wanted, service.idle, service.status.PID = p, true, false, p.pid
 		if err := service.limit(spec.Limits); err != nil {
 			s.o.Log("%s: cannot set the limits: %v", spec.Name, err)
 		}
+	}
+	service.findReplaced()
+	if service.others.Load() > 0 {
+		service.wanted, service.idle = true, false // its main process has ended meanwhile, or still runs
 	}
 	return service, nil
 }
@@ -174,14 +185,16 @@ func (s *Service) turn() bool {
 // loop runs the service until the supervisor is closed.
 func (s *Service) loop() {
 	defer close(s.done)
+	defer s.lingering.Wait()
 	s.mu.Lock()
 	adopted := s.adopted != nil
 	s.mu.Unlock()
-	if !adopted && s.cgroup != "" {
+	if !adopted && s.others.Load() == 0 && s.cgroup != "" {
 		s.cgroup.clear(s.life, true) // of an app whose main process is gone
 	}
 	for s.life.Err() == nil {
 		if !s.turn() {
+			s.endReplaced()
 			s.to(model.Stopped, func(st *Status) { st.PID = 0 })
 			select {
 			case <-s.wake:
@@ -223,6 +236,7 @@ func (s *Service) begin() *process {
 		s.wait(delay)
 		return nil
 	}
+	p.others = &s.others
 	s.out.say("started, pid %d", p.pid)
 	s.to(model.Starting, func(st *Status) { st.PID, st.Adopted = p.pid, false })
 	return p
@@ -264,6 +278,8 @@ func (s *Service) run(p *process) {
 				reason = fmt.Sprintf("it did not become ready: %v", err)
 				s.abort(p, reason)
 			}
+		case r := <-s.replace:
+			p = s.succeed(p, r)
 		case <-tick:
 			tick = nil // until it has answered
 			if s.hooks.Alive == nil {
@@ -376,6 +392,9 @@ func (s *Service) ends(p *process, wait time.Duration) bool {
 
 // end tells of an end, and waits until the service is to be started again.
 func (s *Service) end(p *process, reason string, asked bool) {
+	if asked {
+		s.endReplaced()
+	}
 	end := p.finish(s.life)
 	end.Service, end.Reason, end.Asked = s.name, reason, asked
 	s.mu.Lock()
