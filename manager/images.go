@@ -82,7 +82,7 @@ func (m *Manager) UpdateImage(ctx context.Context, url string, by model.Actor) (
 		return model.Job{}, hint.Errorf("an address that begins with http:// or https://", "an image cannot be fetched from %.200q", url)
 	}
 	// Before it begins: behind it the machine restarts.
-	if err := m.audit(ctx, by, "update image", url); err != nil {
+	if err := m.audit(ctx, by, "update image", redacted(url)); err != nil {
 		return model.Job{}, err
 	}
 	return m.jobs.start("image", "the image", func(ctx context.Context, one *job) error { return m.agent(ctx, one, "update", url) })

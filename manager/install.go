@@ -238,6 +238,10 @@ func (m *Manager) startVersion(ctx context.Context, one *job, v model.Service) e
 
 // remember stores what the disk says of the app.
 func (m *Manager) remember(ctx context.Context, v model.Service) error {
+	// Limits may have been changed while this was downloaded.
+	if now, err := m.store.Service(ctx, v.ID); err == nil {
+		v = now
+	}
 	r := m.disk.Current(v.ID)
 	v.Build, v.Label, v.MinImage, v.Title, v.Manufacturer, v.Description, v.Developer = r.Build, r.Label, r.MinImage, r.Title, r.Manufacturer, r.Description, r.Developer
 	v.Previous = ""

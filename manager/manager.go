@@ -121,9 +121,11 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 		m.o.Log.Warn("cannot put the folder of the apps in order", "error", err)
 	}
 	// Uploads that a manager before was taking when it died.
-	left, _ := filepath.Glob(m.o.path(appsDir, ".upload-*"))
-	for _, dir := range left {
-		_ = os.RemoveAll(dir)
+	for _, dir := range []string{appsDir, stateDir} {
+		left, _ := filepath.Glob(m.o.path(dir, ".upload-*"))
+		for _, path := range left {
+			_ = os.RemoveAll(path)
+		}
 	}
 	apps, err := listenUnix(m.o.run("manager.sock"), 0o666, -1)
 	if err != nil {
@@ -237,18 +239,24 @@ func (m *Manager) ensureUsers(ctx context.Context) {
 	}
 }
 
-// own gives a folder to a user, when this is root.
+// own gives a folder to a user, when this is root. An app owns the folder that those
+// of its instances are in: a link that it has put there instead is not followed.
 func own(path string, mode os.FileMode, uid, gid uint32) error {
 	if err := os.MkdirAll(path, mode); err != nil {
 		return err
 	}
-	if err := os.Chmod(path, mode); err != nil {
+	dir, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Chmod(mode); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	return os.Chown(path, int(uid), int(gid))
+	return dir.Chown(int(uid), int(gid))
 }
 
 // watch samples the machine and notes what an administrator should know.
@@ -336,6 +344,9 @@ func (m *Manager) knownApp(id string) (uint32, bool) {
 	return s.v.UID, true
 }
 
+// maxAlarms bounds those of one app, so that there is room for what others say.
+const maxAlarms = 20
+
 // heard takes what an app says by itself.
 func (m *Manager) heard(app *appConn, message wire.Message) {
 	if message.MT != "Alarm" {
@@ -345,9 +356,14 @@ func (m *Manager) heard(app *appConn, message wire.Message) {
 	if message.Decode(&a) != nil {
 		return
 	}
-	code := "app-" + app.service + "-" + a.Instance + "-" + a.Code
+	// No name of an app has a slash: none speaks for another one.
+	from := "alarm-" + app.service + "/"
+	code := from + hashText([]byte(a.Instance+"\n"+a.Code))
 	if a.Cleared {
 		m.notices.clear(code)
+		return
+	}
+	if m.notices.count(from, code) >= maxAlarms {
 		return
 	}
 	severity := model.Warning

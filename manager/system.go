@@ -45,6 +45,12 @@ func (m *Manager) agentStatusNow(ctx context.Context) agentStatus {
 	if time.Since(at) < statusFresh || !exists(m.o.Agent) {
 		return s
 	}
+	// One asks, and others take what was known: strangers see the page where one
+	// signs in, and must not start a program each.
+	if !m.signin.asking.TryLock() {
+		return s
+	}
+	defer m.signin.asking.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	text, err := run.Output(ctx, m.o.Agent, "status", "--json")

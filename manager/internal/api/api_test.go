@@ -1,11 +1,13 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -197,7 +199,11 @@ func TestDocumentation(t *testing.T) {
 // dial opens the WebSocket as the vendor's Go client does.
 func dial(t *testing.T, f *fake) *websocket.Conn {
 	t.Helper()
-	a := New(f, f)
+	return dialTo(t, New(f, f))
+}
+
+func dialTo(t *testing.T, a *API) *websocket.Conn {
+	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !IsWebSocket(r) {
 			t.Error("it is not taken for a WebSocket")
@@ -260,6 +266,26 @@ func TestWebSocket(t *testing.T) {
 	}
 }
 
+// Whoever has signed in with the password before the present one is not served.
+func TestWebSocketAfterNewPassword(t *testing.T) {
+	f := &fake{}
+	a := New(f, f)
+	c := dialTo(t, a)
+	if err := app.SignInTo(t.Context(), c, admin, "pwd"); err != nil {
+		t.Fatal(err)
+	}
+	a.EndSessions()
+	if err := c.Write(t.Context(), websocket.MessageText, []byte(`{"mt": "StopServiceRequest", "service": "apidemo"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, text, err := c.Read(t.Context()); err == nil {
+		t.Errorf("it is answered: %s", text)
+	}
+	if slices.ContainsFunc(f.did, func(what string) bool { return strings.HasPrefix(what, "stop") }) {
+		t.Errorf("done is %q; want no stop", f.did)
+	}
+}
+
 func TestWebSocketRefuses(t *testing.T) {
 	if err := app.SignInTo(t.Context(), dial(t, &fake{}), admin, "wrong"); !errors.Is(err, app.ErrSignIn) {
 		t.Errorf("a wrong password: %v; want %v", err, app.ErrSignIn)
@@ -294,6 +320,51 @@ func TestWebSocketRefuses(t *testing.T) {
 		cancel()
 		if websocket.CloseStatus(err) != websocket.StatusPolicyViolation || len(f.did) > 0 {
 			t.Errorf("%s: the connection ends with %v, and did %q", name, err, f.did)
+		}
+	}
+}
+
+// A token that comes without encryption is refused, whatever it may do.
+func TestNoPlainHTTP(t *testing.T) {
+	f := &fake{}
+	for proto, want := range map[string]int{"http": http.StatusForbidden, "https": http.StatusNoContent} {
+		r := httptest.NewRequest("POST", Base+"/services/apidemo/start", nil)
+		r.Header.Set("Authorization", "Bearer good")
+		r.Header.Set("X-Forwarded-Proto", proto)
+		w := httptest.NewRecorder()
+		New(f, f).ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%s is answered by %d; want %d", proto, w.Code, want)
+		}
+	}
+	if len(f.did) != 1 {
+		t.Errorf("done is %q; want one thing", f.did)
+	}
+}
+
+// A form has two fields, once each: others would only fill the memory.
+func TestUploadHasTwoFields(t *testing.T) {
+	f := &fake{}
+	for _, fields := range [][]string{{"program", "program"}, {"program", "else"}} {
+		var body bytes.Buffer
+		form := multipart.NewWriter(&body)
+		for _, name := range fields {
+			part, err := form.CreateFormFile(name, "x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = part.Write([]byte("x"))
+		}
+		if err := form.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("POST", Base+"/upload/x", &body)
+		r.Header.Set("Authorization", "Bearer good")
+		r.Header.Set("Content-Type", form.FormDataContentType())
+		w := httptest.NewRecorder()
+		New(f, f).ServeHTTP(w, r)
+		if w.Code != http.StatusBadRequest {
+			t.Errorf("a form with the fields %q is answered by %d: %s", fields, w.Code, w.Body)
 		}
 	}
 }

@@ -378,3 +378,16 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 }
+
+// Titles have names that can be changed while the page is open: they are parts that
+// are replaced.
+func TestTitlesAreRenewed(t *testing.T) {
+	c := signedIn(t, newPlatform())
+	for path, want := range map[string]string{"/manager/app/notes": `id="app-title" data-part`, "/manager/instance/2": `id="instance-title" data-part`} {
+		status, page := c.get(path)
+		before, _, ok := strings.Cut(page, "<h1>")
+		if open := strings.LastIndex(before, `<div class="title"`); status != 200 || !ok || open < 0 || !strings.Contains(before[open:], want) {
+			t.Errorf("%s: status %d, its title is not in a part %s", path, status, want)
+		}
+	}
+}
