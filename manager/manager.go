@@ -155,7 +155,11 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	work.Go(func() { _ = server.Serve(pages) })
 	work.Go(func() { _ = admin.Serve(console) })
 	m.adoptAll()
-	work.Go(func() { m.runWebserver(ctx) })
+	webserver := make(chan struct{})
+	work.Go(func() {
+		defer close(webserver)
+		m.runWebserver(ctx)
+	})
 	work.Go(func() {
 		register(ctx, m.o.run("webserver/webserver.sock"), m.o.run("manager-http.sock"), []string{"", "/manager"}, func(f string, a ...any) { m.o.Log.Info(fmt.Sprintf(f, a...)) })
 	})
@@ -166,9 +170,10 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 
 	<-ctx.Done()
 	if stop() {
-		m.stopAll()
+		m.stopAll(webserver)
 	}
 	m.jobs.close()
+	m.super.Detach()
 	// The next manager makes its sockets under these names: requests wait there.
 	apps.Close()
 	quiet, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -185,8 +190,10 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	return m.monitor.Save()
 }
 
-// stopAll ends apps, and then the webserver, which their users see until then.
-func (m *Manager) stopAll() {
+// stopAll ends apps, and then the webserver, which their users see until then. It
+// may run although this manager has not come to know it: that is settled when the
+// channel is closed.
+func (m *Manager) stopAll(settled <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	var work sync.WaitGroup
@@ -198,9 +205,18 @@ func (m *Manager) stopAll() {
 	}
 	m.mu.Unlock()
 	work.Wait()
-	if m.web != nil {
-		_ = m.web.Stop(ctx)
+	<-settled
+	m.mu.Lock()
+	web := m.web
+	m.mu.Unlock()
+	if web == nil {
+		var err error
+		if web, err = m.superviseWebserver(); err != nil {
+			m.o.Log.Warn("cannot end the webserver", "error", err)
+			return
+		}
 	}
+	_ = web.Stop(ctx)
 }
 
 // touch tells pages that something has changed.

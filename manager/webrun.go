@@ -24,7 +24,7 @@ func (m *Manager) runWebserver(ctx context.Context) {
 	if !m.openListeners(ctx) {
 		return
 	}
-	web, err := m.super.Add(m.webSpec(), supervise.Hooks{Ready: m.webReady, Alive: m.webAlive, Stop: m.webStop, Ended: m.webEnded, Changed: m.webChanged})
+	web, err := m.superviseWebserver()
 	if err != nil {
 		m.notices.set("webserver", model.Error, err)
 		return
@@ -33,8 +33,15 @@ func (m *Manager) runWebserver(ctx context.Context) {
 	m.web = web
 	m.mu.Unlock()
 	m.settleTakeover(ctx, web.Status().PID)
-	web.Start()
+	if ctx.Err() == nil {
+		web.Start()
+	}
 	<-ctx.Done()
+}
+
+// superviseWebserver finds the webserver if it runs, and starts none.
+func (m *Manager) superviseWebserver() (*supervise.Service, error) {
+	return m.super.Add(m.webSpec(), supervise.Hooks{Ready: m.webReady, Alive: m.webAlive, Stop: m.webStop, Ended: m.webEnded, Changed: m.webChanged})
 }
 
 // openListeners takes those of a webserver that runs, or makes them. Somebody

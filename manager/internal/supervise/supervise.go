@@ -188,6 +188,10 @@ func (s *Supervisor) Remove(service *Service) error {
 	return nil
 }
 
+// Detach leaves all processes to themselves: that a hook fails from now on, because
+// what it asks is being closed, ends none of them. Close has to follow.
+func (s *Supervisor) Detach() { s.cancel() }
+
 // Close ends the supervision. The processes go on, for the next supervisor.
 func (s *Supervisor) Close() {
 	s.cancel()

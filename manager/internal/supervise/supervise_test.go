@@ -679,3 +679,23 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 }
+
+// A supervisor that is about to end closes what hooks ask. That kills nobody.
+func TestDetach(t *testing.T) {
+	l := newLab(t, Options{})
+	closed := make(chan struct{})
+	s := l.add(l.spec("quiet"), Hooks{Ready: func(context.Context, int) error {
+		<-closed
+		return errors.New("the connection has ended")
+	}})
+	s.Start()
+	l.await("it is starting", func() bool { return s.Status().State == model.Starting })
+	pid := l.pidOf("quiet")
+	l.Detach()
+	close(closed)
+	l.Close()
+	if !lives(pid) {
+		t.Error("it was ended")
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+}
