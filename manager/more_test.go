@@ -261,6 +261,7 @@ func TestPrograms(t *testing.T) {
 	if got := cli("", "status"); !strings.Contains(got, "hint: /etc/init.d/S92manager start") || !strings.HasSuffix(got, "1") {
 		t.Errorf("manager status without a manager prints %q", got)
 	}
+	l.start() // and it ends what the one before has left running
 }
 
 func exitCode(err error) int {

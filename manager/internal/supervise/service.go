@@ -192,6 +192,11 @@ func (s *Service) loop() {
 	if !adopted && s.others.Load() == 0 && s.cgroup != "" {
 		s.cgroup.clear(s.life, true) // of an app whose main process is gone
 	}
+	if adopted { // Also if it was stopped by now: run ends it.
+		if p := s.begin(); p != nil {
+			s.run(p)
+		}
+	}
 	for s.life.Err() == nil {
 		if !s.turn() {
 			s.endReplaced()

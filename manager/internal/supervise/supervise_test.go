@@ -699,3 +699,21 @@ func TestDetach(t *testing.T) {
 	}
 	_ = syscall.Kill(pid, syscall.SIGKILL)
 }
+
+// A process that was found and is stopped at once is ended, and not forgotten.
+func TestStopFound(t *testing.T) {
+	l := newLab(t, Options{})
+	found := l.add(l.spec("quiet"), Hooks{})
+	found.Start()
+	pid := l.running(found)
+	l.Close()
+	l.open(l.o)
+	s := l.add(l.spec("quiet"), Hooks{})
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if lives(pid) {
+		t.Error("it still runs")
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
