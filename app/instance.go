@@ -104,7 +104,10 @@ func (i *Instance) stop() {
 		cancel()
 		i.server.Close()
 	}
-	for _, l := range i.sockets {
+	i.mu.Lock()
+	sockets := slices.Clone(i.sockets)
+	i.mu.Unlock()
+	for _, l := range sockets {
 		l.closeAll() // WebSockets, which the server does not know any more
 	}
 	i.served.Wait()
@@ -180,11 +183,13 @@ const (
 	KindPassThrough = wire.KindPassThrough // connections as they are, beginning with the request
 )
 
+var errStopped = errors.New("cannot listen: the instance is stopped")
+
 // Listen makes a socket for what is below a path of the instance, such as
 // "/events", and asks the webserver for that. The handler of Start has one already.
 func (i *Instance) Listen(kind, below string) (net.Listener, error) {
 	if i.ctx.Err() != nil {
-		return nil, errors.New("cannot listen: the instance is stopped")
+		return nil, errStopped
 	}
 	path := i.Path() + below
 	// The name does not change when the app is started anew, so that a webserver
@@ -205,6 +210,11 @@ func (i *Instance) Listen(kind, below string) (net.Listener, error) {
 	}
 	own := &listener{Listener: l, conns: map[net.Conn]struct{}{}}
 	i.mu.Lock()
+	if i.ctx.Err() != nil {
+		i.mu.Unlock()
+		l.Close()
+		return nil, errStopped // It has closed all that there were.
+	}
 	i.sockets = append(i.sockets, own)
 	i.mu.Unlock()
 	i.registrar.add(wire.Register{Path: path, Kind: kind, Socket: name})

@@ -486,6 +486,35 @@ func TestStopWhileStarting(t *testing.T) {
 	get[wire.StopInstanceResult](t, c, "StopInstanceResult")
 }
 
+// What an instance opens while it is stopped is closed as well.
+func TestListenWhileStopping(t *testing.T) {
+	l := newLab(t)
+	c := l.hello()
+	_, r := l.run(c, "notes")
+	l.mu.Lock()
+	i := l.instances["notes@example.com"]
+	l.mu.Unlock()
+	begun, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 500 {
+			if _, err := i.Listen(KindHTTP, fmt.Sprint("/", n)); err != nil {
+				return
+			}
+			if n == 10 {
+				close(begun)
+			}
+		}
+	}()
+	<-begun
+	put(t, c, wire.StopInstance{Head: wire.Head{MT: "StopInstance"}, Instance: "notes@example.com"})
+	get[wire.StopInstanceResult](t, c, "StopInstanceResult")
+	<-done
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(r.Socket), "*.sock")); len(left) > 0 {
+		t.Errorf("%d sockets are left open", len(left))
+	}
+}
+
 func TestStopOfTheApp(t *testing.T) {
 	l := newLab(t)
 	c := l.hello()

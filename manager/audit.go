@@ -33,8 +33,15 @@ func (m *Manager) flushAudit(ctx context.Context) {
 	pending := m.signin.pending
 	m.signin.pending = nil
 	m.signin.mu.Unlock()
-	for _, a := range pending {
-		if err := m.store.AddAudit(ctx, a); err != nil {
+	for n, a := range pending {
+		err := m.store.AddAudit(ctx, a)
+		if errors.Is(err, model.ErrUnavailable) {
+			m.signin.mu.Lock()
+			m.signin.pending = append(pending[n:], m.signin.pending...)
+			m.signin.mu.Unlock()
+			return
+		}
+		if err != nil {
 			m.o.Log.Warn("cannot keep an entry of the audit log", "what", a.What, "error", err)
 		}
 	}

@@ -11,6 +11,11 @@ import (
 func (m *Manager) handler() http.Handler {
 	programs := api.New(m, m)
 	pages := m.pages()
+	endPages := m.sessions
+	m.sessions = func() {
+		endPages()
+		programs.EndSessions()
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/manager", http.StatusFound)

@@ -35,9 +35,9 @@ type hub struct {
 // helloTimeout bounds how long a connection may say nothing at first.
 const helloTimeout = 10 * time.Second
 
-// maxStrangers is how many connections may be in that state: everybody on the
-// machine can make them.
-const maxStrangers = 64
+// maxStrangers is how many connections of one user may be in that state: everybody
+// on the machine can make them, and shall not keep others out.
+const maxStrangers = 8
 
 // An appConn is the connection of one app.
 type appConn struct {
@@ -55,7 +55,19 @@ type appConn struct {
 
 // serve accepts connections until the listener is closed.
 func (h *hub) serve(l *net.UnixListener) {
-	strangers := make(chan struct{}, maxStrangers)
+	var mu sync.Mutex
+	strangers := map[uint32]int{}
+	enter := func(uid uint32, by int) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if by > 0 && strangers[uid] >= maxStrangers {
+			return false
+		}
+		if strangers[uid] += by; strangers[uid] == 0 {
+			delete(strangers, uid)
+		}
+		return true
+	}
 	for {
 		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -66,30 +78,26 @@ func (h *hub) serve(l *net.UnixListener) {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
-		select {
-		case strangers <- struct{}{}:
-			go func() {
-				app, err := h.hello(c)
-				<-strangers
-				if err != nil {
-					h.logf("a connection of an app is refused: %v", err)
-					c.Close()
-					return
-				}
-				h.listen(app)
-			}()
-		default:
+		peer, err := peerOf(c)
+		if err != nil || !enter(peer.Uid, 1) {
 			c.Close()
+			continue
 		}
+		go func() {
+			app, err := h.hello(c, peer)
+			enter(peer.Uid, -1)
+			if err != nil {
+				h.logf("a connection of an app is refused: %v", err)
+				c.Close()
+				return
+			}
+			h.listen(app)
+		}()
 	}
 }
 
 // hello reads the first message and checks who sends it.
-func (h *hub) hello(c *net.UnixConn) (*appConn, error) {
-	peer, err := peerOf(c)
-	if err != nil {
-		return nil, err
-	}
+func (h *hub) hello(c *net.UnixConn, peer *unix.Ucred) (*appConn, error) {
 	app := &appConn{Conn: wire.NewConn(c), pid: int(peer.Pid), at: time.Now(), done: make(chan struct{}), waiting: map[int64]chan wire.Message{}}
 	_ = c.SetDeadline(time.Now().Add(helloTimeout))
 	m, err := app.Receive()

@@ -1,17 +1,17 @@
 package manager
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"appplatform/internal/hint"
@@ -82,33 +82,59 @@ func (m *Manager) UpdateImage(ctx context.Context, url string, by model.Actor) (
 		return model.Job{}, hint.Errorf("an address that begins with http:// or https://", "an image cannot be fetched from %.200q", url)
 	}
 	// Before it begins: behind it the machine restarts.
-	if err := m.audit(ctx, by, "update image", url); err != nil {
+	if err := m.audit(ctx, by, "update image", redacted(url)); err != nil {
 		return model.Job{}, err
 	}
 	return m.jobs.start("image", "the image", func(ctx context.Context, one *job) error { return m.agent(ctx, one, "update", url) })
 }
 
-// agent runs apagent; its lines are the steps of the job.
+// agent runs apagent; its lines are the steps of the job. It writes to a file and
+// not to the manager, and goes on when that ends: at the end of an update the
+// machine restarts, and what it does until then must not depend on anybody.
 func (m *Manager) agent(ctx context.Context, one *job, args ...string) error {
-	cmd := run.Command(ctx, m.o.Agent, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	r, w := io.Pipe()
-	cmd.Stdout = w
-	lines := make(chan struct{})
-	go func() {
-		defer close(lines)
-		scanner := bufio.NewScanner(r)
-		for scanner.Scan() {
-			if line := strings.TrimSpace(scanner.Text()); line != "" {
-				one.step("%s", line)
+	out, err := os.Create(m.o.path(stateDir, "apagent.log"))
+	if err != nil {
+		return hintNoSpace(err)
+	}
+	defer out.Close()
+	cmd := exec.Command(m.o.Agent, args...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot run apagent: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	cancelled := ctx.Done()
+	for {
+		select {
+		case err := <-ended:
+			tail := &run.Tail{}
+			text, _ := readTail(out.Name(), 4096)
+			_, _ = tail.Write(text)
+			return run.Explain(cmd, err, tail)
+		case <-cancelled:
+			if m.jobs.ending() {
+				return nil
+			}
+			cancelled = nil
+			_ = cmd.Process.Signal(os.Interrupt)
+		case <-time.After(200 * time.Millisecond):
+			if text, err := readTail(out.Name(), 1024); err == nil {
+				if line := lastLine(text); line != "" {
+					one.step("%s", line)
+				}
 			}
 		}
-		_, _ = io.Copy(io.Discard, r)
-	}()
-	err := run.Wait(cmd)
-	w.Close()
-	<-lines
-	return err
+	}
+}
+
+func lastLine(text []byte) string {
+	lines := strings.FieldsFunc(string(text), func(r rune) bool { return r == '\n' || r == '\r' })
+	if len(lines) == 0 {
+		return ""
+	}
+	return strings.TrimSpace(lines[len(lines)-1])
 }
 
 // RollbackImage is described at model.Platform.

@@ -238,6 +238,10 @@ func (m *Manager) startVersion(ctx context.Context, one *job, v model.Service) e
 
 // remember stores what the disk says of the app.
 func (m *Manager) remember(ctx context.Context, v model.Service) error {
+	// Limits may have been changed while this was downloaded.
+	if now, err := m.store.Service(ctx, v.ID); err == nil {
+		v = now
+	}
 	r := m.disk.Current(v.ID)
 	v.Build, v.Label, v.MinImage, v.Title, v.Manufacturer, v.Description, v.Developer = r.Build, r.Label, r.MinImage, r.Title, r.Manufacturer, r.Description, r.Developer
 	v.Previous = ""
@@ -351,10 +355,7 @@ func (m *Manager) switchOwn(ctx context.Context, id string, steps []appstore.Ste
 		m.end()
 		return nil
 	}
-	m.mu.Lock()
-	m.webFails = 0
-	m.mu.Unlock()
-	return m.restartWebserver(ctx)
+	return m.switchWebserver(ctx)
 }
 
 // Jobs are described at model.Platform.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +35,25 @@ func (m *Manager) findInstance(id int64) (*service, model.Instance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.find(id)
+}
+
+// edit begins a change of an instance, which is as others have left it that were
+// before. What is changed is changed to its end: whoever asked may leave.
+func (m *Manager) edit(ctx context.Context, id int64) (_ context.Context, s *service, i model.Instance, done func(), err error) {
+	ctx = context.WithoutCancel(ctx)
+	if s, _, err = m.findInstance(id); err != nil {
+		return ctx, nil, i, nil, err
+	}
+	s.editing.Lock()
+	row, err := m.store.Instance(ctx, id)
+	if err == nil && row.Phase != state.Ready {
+		err = fmt.Errorf("the instance is %w", model.ErrNotFound)
+	}
+	if err != nil {
+		s.editing.Unlock()
+		return ctx, nil, i, nil, err
+	}
+	return ctx, s, row.Instance, s.editing.Unlock, nil
 }
 
 // Instance is described at model.Platform.
@@ -104,6 +125,7 @@ func (m *Manager) Suggest(ctx context.Context, i model.Instance) (model.Instance
 // CreateInstance is described at model.Platform. A crash in between leaves a row
 // that says so, and the next manager finishes it.
 func (m *Manager) CreateInstance(ctx context.Context, i model.Instance, by model.Actor) (model.Instance, error) {
+	ctx = context.WithoutCancel(ctx)
 	s, err := m.service(i.Service)
 	if err != nil {
 		return model.Instance{}, err
@@ -111,8 +133,8 @@ func (m *Manager) CreateInstance(ctx context.Context, i model.Instance, by model
 	if i, err = m.Suggest(ctx, i); err != nil {
 		return model.Instance{}, err
 	}
-	s.op.Lock()
-	defer s.op.Unlock()
+	s.editing.Lock()
+	defer s.editing.Unlock()
 	i.Wanted = true
 	if err := state.CheckInstance(i); err != nil {
 		return model.Instance{}, err
@@ -151,12 +173,11 @@ func (m *Manager) CreateInstance(ctx context.Context, i model.Instance, by model
 // SetInstance is described at model.Platform. What it changes is carried to the
 // database's names and passwords and to the app; an empty password stays as it is.
 func (m *Manager) SetInstance(ctx context.Context, change model.Instance, by model.Actor) error {
-	s, old, err := m.findInstance(change.ID)
+	ctx, _, old, done, err := m.edit(ctx, change.ID)
 	if err != nil {
 		return err
 	}
-	s.op.Lock()
-	defer s.op.Unlock()
+	defer done()
 	i := old
 	i.Name, i.Domain, i.Path, i.DBName, i.DBUser = change.Name, change.Domain, change.Path, change.DBName, change.DBUser
 	i.DBHost, i.ExcludeFromBackup = change.DBHost, change.ExcludeFromBackup
@@ -176,6 +197,10 @@ func (m *Manager) SetInstance(ctx context.Context, change model.Instance, by mod
 	}
 	if before != after {
 		if err := m.cluster.Rename(ctx, before, after); err != nil {
+			// It may be half done: the database has its new name and the user not.
+			if m.cluster.Rename(ctx, after, before) != nil {
+				m.o.Log.Warn("cannot take back the renaming of a database", "from", before.Name, "to", after.Name)
+			}
 			return errors.Join(err, m.store.SetInstances(ctx, old))
 		}
 	}
@@ -217,6 +242,12 @@ func (m *Manager) Rename(ctx context.Context, ids []int64, oldDomain, newDomain 
 	if oldDomain == "" || newDomain == "" {
 		return nil, errors.New("the old or the new domain is empty")
 	}
+	unlock, err := m.lockInstances(ids)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	ctx = context.WithoutCancel(ctx)
 	var list []model.Instance
 	for _, id := range ids {
 		_, i, err := m.findInstance(id)
@@ -244,6 +275,29 @@ func (m *Manager) Rename(ctx context.Context, ids []int64, oldDomain, newDomain 
 	return list, nil
 }
 
+// lockInstances begins a change of many instances. Their apps are locked in the same
+// order by everybody.
+func (m *Manager) lockInstances(ids []int64) (unlock func(), err error) {
+	apps := map[string]*service{}
+	for _, id := range ids {
+		s, _, err := m.findInstance(id)
+		if err != nil {
+			return nil, err
+		}
+		apps[s.id] = s
+	}
+	var locked []*service
+	for _, id := range slices.Sorted(maps.Keys(apps)) {
+		apps[id].editing.Lock()
+		locked = append(locked, apps[id])
+	}
+	return func() {
+		for _, s := range locked {
+			s.editing.Unlock()
+		}
+	}, nil
+}
+
 // replaceDomain changes a domain itself and those below it.
 func replaceDomain(domain, old, new string) string {
 	if domain == old {
@@ -265,10 +319,11 @@ func renamePath(path, old, new string) string {
 }
 
 func (m *Manager) wantInstance(ctx context.Context, id int64, wanted bool, what string, by model.Actor) error {
-	_, i, err := m.findInstance(id)
+	ctx, _, i, done, err := m.edit(ctx, id)
 	if err != nil {
 		return err
 	}
+	defer done()
 	i.Wanted = wanted
 	if err := m.store.SetInstances(ctx, i); err != nil {
 		return err
@@ -292,10 +347,11 @@ func (m *Manager) StopInstance(ctx context.Context, id int64, by model.Actor) er
 // SetLogFlags is described at model.Platform. The app is told without being
 // told to start the instance anew.
 func (m *Manager) SetLogFlags(ctx context.Context, id int64, flags wire.Flags, by model.Actor) error {
-	s, i, err := m.findInstance(id)
+	ctx, s, i, done, err := m.edit(ctx, id)
 	if err != nil {
 		return err
 	}
+	defer done()
 	i.LogFlags = flags
 	if err := m.store.SetInstances(ctx, i); err != nil {
 		return err
@@ -315,12 +371,11 @@ func (m *Manager) SetLogFlags(ctx context.Context, id int64, flags wire.Flags, b
 
 // DeleteInstance is described at model.Platform.
 func (m *Manager) DeleteInstance(ctx context.Context, id int64, by model.Actor) error {
-	s, i, err := m.findInstance(id)
+	ctx, s, i, done, err := m.edit(ctx, id)
 	if err != nil {
 		return err
 	}
-	s.op.Lock()
-	defer s.op.Unlock()
+	defer done()
 	if err := m.store.SetPhase(ctx, id, state.Deleting); err != nil {
 		return err
 	}
@@ -328,7 +383,9 @@ func (m *Manager) DeleteInstance(ctx context.Context, id int64, by model.Actor) 
 	if err := m.refresh(ctx); err != nil {
 		return err
 	}
-	s.sync(ctx)
+	told, cancel := context.WithTimeout(ctx, startInstanceTimeout)
+	s.sync(told)
+	cancel()
 	if err := m.cluster.Drop(ctx, cluster.Database{Name: i.DBName, User: i.DBUser}); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type jobs struct {
 	next int
 	list []*job // oldest first
 	work sync.WaitGroup
+	kept map[string]bool // what no job may be about for now
+	end  bool            // the manager ends; what can go on without it does
 }
 
 type job struct {
@@ -33,6 +35,37 @@ type job struct {
 	told   time.Time
 }
 
+// keepOff lets no job about something begin until release, if none is under way.
+func (j *jobs) keepOff(about string) (release func(), err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.busy(about); err != nil {
+		return nil, err
+	}
+	if j.kept == nil {
+		j.kept = map[string]bool{}
+	}
+	j.kept[about] = true
+	return func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		delete(j.kept, about)
+	}, nil
+}
+
+// busy is the error if something is being worked on. The lock is held.
+func (j *jobs) busy(about string) error {
+	for _, other := range j.list {
+		if other.v.About == about && other.v.Ended.IsZero() {
+			return hint.Errorf("wait until job "+other.v.ID+" has ended, or cancel it", "%s: %w", about, errBusy)
+		}
+	}
+	if j.kept[about] {
+		return hint.Errorf("try again in a moment", "%s: %w", about, errBusy)
+	}
+	return nil
+}
+
 // errBusy is a job for what is being worked on already.
 var errBusy = errors.New("it is being worked on already")
 
@@ -40,10 +73,8 @@ var errBusy = errors.New("it is being worked on already")
 func (j *jobs) start(kind, about string, do func(ctx context.Context, job *job) error) (model.Job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, other := range j.list {
-		if other.v.About == about && other.v.Ended.IsZero() {
-			return model.Job{}, hint.Errorf("wait until job "+other.v.ID+" has ended, or cancel it", "%s: %w", about, errBusy)
-		}
+	if err := j.busy(about); err != nil {
+		return model.Job{}, err
 	}
 	j.next++
 	ctx, cancel := context.WithCancel(context.Background())
@@ -115,9 +146,17 @@ func (j *jobs) stop(id string) error {
 	return model.ErrNotFound
 }
 
+// ending reports whether it is the manager that ends, and not the job.
+func (j *jobs) ending() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.end
+}
+
 // close cancels all and waits for their ends.
 func (j *jobs) close() {
 	j.mu.Lock()
+	j.end = true
 	for _, one := range j.list {
 		one.cancel()
 	}

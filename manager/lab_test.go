@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,7 +75,10 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	t.Cleanup(func() {
+		killLeft(t, root)
+		_ = os.RemoveAll(root)
+	})
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +107,20 @@ func newLab(t *testing.T) *lab {
 	}
 	l.copy("webserver", imageDir+"/webserver")
 	return l
+}
+
+// killLeft ends what a test that went wrong has left running: apps and the webserver
+// outlive their manager on purpose. Their programs lie in the test's folder.
+func killLeft(t *testing.T, root string) {
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		program, err := os.Readlink(p + "/exe")
+		if err != nil || !strings.HasPrefix(program, root+"/") {
+			continue
+		}
+		t.Errorf("%s was left running", program)
+		_ = syscall.Kill(number(filepath.Base(p)), syscall.SIGKILL)
+	}
 }
 
 // lines collects what is logged.

@@ -35,6 +35,7 @@ type guardian struct {
 	fails int      // of the program in /apps, in a row
 
 	readyWithin time.Duration // a manager answers
+	quiet       time.Duration // from then on the guardian only sleeps
 	settled     time.Duration // who ran that long was all right
 	maxPause    time.Duration
 }
@@ -46,7 +47,7 @@ func Launch(ctx context.Context, o Options, signals <-chan os.Signal) error {
 	o = o.defaults()
 	// It sleeps nearly always, and shall not take memory for that.
 	debug.SetGCPercent(10)
-	g := &guardian{o: o, disk: appstore.Disk(o.path(appsDir)), args: args, readyWithin: 30 * time.Second, settled: time.Minute, maxPause: 30 * time.Second}
+	g := &guardian{o: o, disk: appstore.Disk(o.path(appsDir)), args: args, readyWithin: 30 * time.Second, quiet: 3 * time.Second, settled: time.Minute, maxPause: 30 * time.Second}
 	return g.guard(ctx, signals)
 }
 
@@ -57,7 +58,6 @@ func (g *guardian) guard(ctx context.Context, signals <-chan os.Signal) error {
 		g.o.Log.Warn("a manager that was there does not end", "error", err)
 	}
 	for {
-		debug.FreeOSMemory()
 		program := g.program()
 		began := time.Now()
 		again, err := g.once(ctx, program, signals)
@@ -121,26 +121,37 @@ func (g *guardian) once(ctx context.Context, program string, signals <-chan os.S
 	go func() { ended <- cmd.Wait() }()
 	notReady := time.NewTimer(g.readyWithin)
 	defer notReady.Stop()
+	sleep := time.NewTimer(time.Hour)
+	defer sleep.Stop()
 	looks := time.NewTicker(100 * time.Millisecond)
 	defer looks.Stop()
+	stopping := false // A manager that has just begun dies of the signal itself.
 	for {
 		select {
 		case err := <-ended:
 			var exit *exec.ExitError
+			if stopping {
+				return false, nil
+			}
 			if errors.As(err, &exit) && exit.ExitCode() == ExitAgain {
 				return true, nil
 			}
 			return false, err
 		case s := <-signals:
+			stopping = stopping || s != syscall.SIGHUP
 			_ = cmd.Process.Signal(s)
 		case <-ctx.Done():
+			stopping = true
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			ctx = context.Background()
 		case <-looks.C:
 			if Answers(g.o) == nil {
 				looks.Stop()
 				notReady.Stop()
+				sleep.Reset(g.quiet)
 			}
+		case <-sleep.C:
+			giveBack()
 		case <-notReady.C:
 			_ = cmd.Process.Kill()
 			return false, errors.Join(errNotReady, <-ended)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"appplatform/manager/internal/appstore"
 )
@@ -66,6 +67,9 @@ func TestLaunch(t *testing.T) {
 	web, err := os.ReadFile(l.o.run("supervise/webserver.pid"))
 	l.must(err)
 
+	// It sleeps nearly always, and must not take memory for that.
+	l.until("the guardian is small", func() bool { return residentKB(guardian.Process.Pid) < 11000 })
+
 	l.must(syscall.Kill(first, syscall.SIGKILL))
 	l.until("there is another manager", func() bool { return Answers(l.o) == nil })
 	second, _ := l.running()
@@ -85,7 +89,7 @@ func TestLaunch(t *testing.T) {
 	// The guardian dies: the next one takes over from the manager that is left.
 	third, _ := l.running()
 	l.must(guardian.Process.Kill())
-	l.until("it is gone", func() bool { return guardian.ProcessState != nil || syscall.Kill(guardian.Process.Pid, 0) != nil })
+	l.until("it is gone", func() bool { return syscall.Kill(guardian.Process.Pid, 0) != nil })
 	if syscall.Kill(third, 0) != nil {
 		t.Error("the manager has died with its guardian")
 	}
@@ -95,6 +99,16 @@ func TestLaunch(t *testing.T) {
 	l.must(again.Process.Signal(syscall.SIGTERM))
 	l.until("everything has ended", func() bool { return syscall.Kill(fourth, 0) != nil })
 	l.until("the webserver, too", func() bool { status, _ := l.get("/"); return status == 0 })
+}
+
+// residentKB is the memory that a process has, in kB.
+func residentKB(pid int) int {
+	text, _ := os.ReadFile("/proc/" + itoa(pid) + "/status")
+	fields := strings.Fields(grep(string(text), "VmRSS:"))
+	if len(fields) < 2 {
+		return 1 << 30
+	}
+	return number(fields[1])
 }
 
 // A manager in /apps that does not run, or does not answer, is replaced by the
@@ -166,5 +180,30 @@ func TestPut(t *testing.T) {
 		if got := g.program(); !strings.HasPrefix(got, root+"/"+map[string]string{"apps": "apps/", "image": imageDir}[test.runs]) {
 			t.Errorf("%s: %s runs; want that of %s", test.name, got, test.runs)
 		}
+	}
+}
+
+// A manager that has just been started dies of the signal that is handed on to it,
+// before it can catch it. That is the end, and not a reason for another one.
+func TestLaunchStopsAtOnce(t *testing.T) {
+	l := newLab(t)
+	l.file("etc/platform.json", `{"label": "160001"}`)
+	g := &guardian{o: l.o.defaults(), disk: appstore.Disk(l.o.Root + "/apps"), readyWithin: time.Minute, settled: time.Minute, maxPause: time.Minute, quiet: time.Hour}
+	l.file(imageDir+"/manager", "#!/bin/sh\n[ $1 = --version ] && echo manager 160001 && exit\necho started >> "+l.o.Root+"/starts\nexec sleep 1000\n")
+	l.must(os.Chmod(l.o.Root+"/"+imageDir+"/manager", 0o755))
+	signals, ended := make(chan os.Signal, 1), make(chan error, 1)
+	go func() {
+		ended <- g.guard(t.Context(), signals)
+	}()
+	l.until("it has started", func() bool { _, err := os.Stat(l.o.Root + "/starts"); return err == nil })
+	signals <- syscall.SIGTERM
+	select {
+	case err := <-ended:
+		l.must(err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the guardian goes on")
+	}
+	if starts, err := os.ReadFile(l.o.Root + "/starts"); err != nil || string(starts) != "started\n" {
+		t.Errorf("the manager was started %q, %v; want once", starts, err)
 	}
 }

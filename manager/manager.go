@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appplatform/internal/hint"
 	"appplatform/internal/wire"
 	"appplatform/manager/internal/api"
 	"appplatform/manager/internal/appstore"
@@ -52,6 +53,7 @@ type Manager struct {
 	sessions func() // ends all sessions of pages
 
 	refreshing sync.Mutex // one refresh at a time
+	replacing  sync.Mutex // one replacement of the webserver at a time
 
 	mu       sync.Mutex
 	services map[string]*service
@@ -61,6 +63,7 @@ type Manager struct {
 	pem      string
 	grants   string           // that the webserver has
 	sizes    map[string]int64 // of databases
+	sizesAt  time.Time
 	pgNumber string
 	changed  chan struct{}
 	offers   offers
@@ -117,6 +120,13 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	if steps, err := m.disk.PlanRecover(); err != nil || appstore.Apply(steps) != nil {
 		m.o.Log.Warn("cannot put the folder of the apps in order", "error", err)
 	}
+	// Uploads that a manager before was taking when it died.
+	for _, dir := range []string{appsDir, stateDir} {
+		left, _ := filepath.Glob(m.o.path(dir, ".upload-*"))
+		for _, path := range left {
+			_ = os.RemoveAll(path)
+		}
+	}
 	apps, err := listenUnix(m.o.run("manager.sock"), 0o666, -1)
 	if err != nil {
 		return fmt.Errorf("cannot serve apps: %w", err)
@@ -145,7 +155,11 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	work.Go(func() { _ = server.Serve(pages) })
 	work.Go(func() { _ = admin.Serve(console) })
 	m.adoptAll()
-	work.Go(func() { m.runWebserver(ctx) })
+	webserver := make(chan struct{})
+	work.Go(func() {
+		defer close(webserver)
+		m.runWebserver(ctx)
+	})
 	work.Go(func() {
 		register(ctx, m.o.run("webserver/webserver.sock"), m.o.run("manager-http.sock"), []string{"", "/manager"}, func(f string, a ...any) { m.o.Log.Info(fmt.Sprintf(f, a...)) })
 	})
@@ -156,9 +170,10 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 
 	<-ctx.Done()
 	if stop() {
-		m.stopAll()
+		m.stopAll(webserver)
 	}
 	m.jobs.close()
+	m.super.Detach()
 	// The next manager makes its sockets under these names: requests wait there.
 	apps.Close()
 	quiet, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -175,8 +190,10 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	return m.monitor.Save()
 }
 
-// stopAll ends apps, and then the webserver, which their users see until then.
-func (m *Manager) stopAll() {
+// stopAll ends apps, and then the webserver, which their users see until then. It
+// may run although this manager has not come to know it: that is settled when the
+// channel is closed.
+func (m *Manager) stopAll(settled <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	var work sync.WaitGroup
@@ -188,9 +205,18 @@ func (m *Manager) stopAll() {
 	}
 	m.mu.Unlock()
 	work.Wait()
-	if m.web != nil {
-		_ = m.web.Stop(ctx)
+	<-settled
+	m.mu.Lock()
+	web := m.web
+	m.mu.Unlock()
+	if web == nil {
+		var err error
+		if web, err = m.superviseWebserver(); err != nil {
+			m.o.Log.Warn("cannot end the webserver", "error", err)
+			return
+		}
 	}
+	_ = web.Stop(ctx)
 }
 
 // touch tells pages that something has changed.
@@ -229,28 +255,39 @@ func (m *Manager) ensureUsers(ctx context.Context) {
 	}
 }
 
-// own gives a folder to a user, when this is root.
+// own gives a folder to a user, when this is root. An app owns the folder that those
+// of its instances are in: a link that it has put there instead is not followed.
 func own(path string, mode os.FileMode, uid, gid uint32) error {
 	if err := os.MkdirAll(path, mode); err != nil {
 		return err
 	}
-	if err := os.Chmod(path, mode); err != nil {
+	dir, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Chmod(mode); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	return os.Chown(path, int(uid), int(gid))
+	return dir.Chown(int(uid), int(gid))
 }
 
 // watch samples the machine and notes what an administrator should know.
 func (m *Manager) watch(ctx context.Context) {
 	ticks := time.NewTicker(monitor.Interval)
 	defer ticks.Stop()
-	saved := time.Now()
+	saved, asked := time.Now(), time.Time{}
 	for {
 		m.monitor.Take(time.Now())
 		m.checkDisk()
+		// Soon at first, while an image is on trial; it reads the disk.
+		if age := time.Since(asked); age > 10*time.Minute || age > time.Minute && time.Since(m.started) < 15*time.Minute {
+			asked = time.Now()
+			m.checkMachine(ctx)
+		}
 		if time.Since(saved) > 10*time.Minute {
 			saved = time.Now()
 			if err := m.monitor.Save(); err != nil {
@@ -278,11 +315,11 @@ func (m *Manager) checkDisk() {
 	emptied := err == nil && reserve.Size() < 4096
 	switch {
 	case free < 16<<20:
-		m.notices.set("disk", model.Error, fmt.Errorf("the disk is full: nothing can be stored any more\nhint: delete core dumps or data here, or run: apagent diskfree"))
+		m.notices.set("disk", model.Error, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is full: nothing can be stored any more"))
 	case free < nearlyFull:
-		m.notices.set("disk", model.Warning, fmt.Errorf("the disk is nearly full: %d MB are free\nhint: delete core dumps or data here, or run: apagent diskfree", free>>20))
+		m.notices.set("disk", model.Warning, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is nearly full: %d MB are free", free>>20))
 	case emptied && free > 756<<20:
-		m.notices.set("disk", model.Info, fmt.Errorf("no room is kept for a full disk: empty_if_no_space was emptied\nhint: rm /mnt/sda2/empty_if_no_space, then restart the manager"))
+		m.notices.set("disk", model.Info, hint.Errorf("rm /mnt/sda2/empty_if_no_space, then restart the manager", "no room is kept for a full disk: empty_if_no_space was emptied"))
 	default:
 		m.notices.clear("disk")
 	}
@@ -296,8 +333,8 @@ func exists(path string) bool {
 
 // hintNoSpace adds the way out of a full disk.
 func hintNoSpace(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w\nhint: the disk is full: delete core dumps or data, or run: apagent diskfree", err)
+	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !hint.In(err) {
+		return hint.Errorf("the disk is full: delete core dumps or data, or run: apagent diskfree", "%w", err)
 	}
 	return err
 }
@@ -323,6 +360,9 @@ func (m *Manager) knownApp(id string) (uint32, bool) {
 	return s.v.UID, true
 }
 
+// maxAlarms bounds those of one app, so that there is room for what others say.
+const maxAlarms = 20
+
 // heard takes what an app says by itself.
 func (m *Manager) heard(app *appConn, message wire.Message) {
 	if message.MT != "Alarm" {
@@ -332,9 +372,14 @@ func (m *Manager) heard(app *appConn, message wire.Message) {
 	if message.Decode(&a) != nil {
 		return
 	}
-	code := "app-" + app.service + "-" + a.Instance + "-" + a.Code
+	// No name of an app has a slash: none speaks for another one.
+	from := "alarm-" + app.service + "/"
+	code := from + hashText([]byte(a.Instance+"\n"+a.Code))
 	if a.Cleared {
 		m.notices.clear(code)
+		return
+	}
+	if m.notices.count(from, code) >= maxAlarms {
 		return
 	}
 	severity := model.Warning

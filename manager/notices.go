@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ func (n *notices) set(code, severity string, err error) {
 	n.mu.Lock()
 	old, there := n.list[code]
 	same := there && old.Text == text && old.Hint == way && old.Severity == severity
-	if !same && (there || len(n.list) < maxNotices) {
+	if !same && (there || len(n.list) < maxNotices || !strings.HasPrefix(code, "alarm-")) {
 		since := time.Now()
 		if there {
 			since = old.Since
@@ -45,6 +46,30 @@ func (n *notices) clear(code string) {
 	delete(n.list, code)
 	n.mu.Unlock()
 	if there {
+		n.changed()
+	}
+}
+
+// count is how many others there are with codes that begin so.
+func (n *notices) count(prefix, but string) (count int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for code := range n.list {
+		if strings.HasPrefix(code, prefix) && code != but {
+			count++
+		}
+	}
+	return count
+}
+
+// clearAll clears those with codes that begin so.
+func (n *notices) clearAll(prefix string) {
+	n.mu.Lock()
+	before := len(n.list)
+	maps.DeleteFunc(n.list, func(code string, _ model.Notice) bool { return strings.HasPrefix(code, prefix) })
+	changed := len(n.list) != before
+	n.mu.Unlock()
+	if changed {
 		n.changed()
 	}
 }

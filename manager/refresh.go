@@ -103,14 +103,7 @@ func (m *Manager) refresh(ctx context.Context) error {
 	if err := m.signin.load(ctx); err != nil {
 		return err
 	}
-	if sizes, err := m.cluster.Sizes(ctx); err == nil {
-		m.mu.Lock()
-		if !maps.Equal(m.sizes, sizes) {
-			defer m.touch()
-		}
-		m.sizes = sizes
-		m.mu.Unlock()
-	}
+	m.measure(ctx)
 	m.notices.clear("database")
 	m.hurry()
 	// An instance whose database is not there yet is not to run.
@@ -132,14 +125,14 @@ func (m *Manager) refresh(ctx context.Context) error {
 	}
 	if first {
 		m.applyFirstBoot(ctx)
-		m.mend(ctx, phases)
-		m.flushAudit(ctx)
 		if version, err := m.cluster.Version(ctx); err == nil {
 			m.mu.Lock()
 			m.pgNumber = version
 			m.mu.Unlock()
 		}
 	}
+	m.mend(ctx, phases)
+	m.flushAudit(ctx)
 	m.adoptAll()
 	if first || newPEM {
 		m.pushCertificate(ctx)
@@ -165,6 +158,37 @@ func (m *Manager) hurry() {
 	}
 }
 
+// sizesFresh is how old sizes of databases may be: the server reads folders for
+// them.
+const sizesFresh = 30 * time.Second
+
+// measure asks how large the databases are, now and then and when there is one of
+// which that is not known.
+func (m *Manager) measure(ctx context.Context) {
+	m.mu.Lock()
+	fresh := time.Since(m.sizesAt) < sizesFresh
+	for _, s := range m.services {
+		for _, i := range s.v.Instances {
+			if _, ok := m.sizes[i.DBName]; !ok {
+				fresh = false
+			}
+		}
+	}
+	m.mu.Unlock()
+	if fresh {
+		return
+	}
+	sizes, err := m.cluster.Sizes(ctx)
+	if err != nil {
+		return
+	}
+	m.mu.Lock()
+	changed := !maps.Equal(m.sizes, sizes)
+	m.sizes, m.sizesAt = sizes, time.Now()
+	m.mu.Unlock()
+	m.touchIf(changed)
+}
+
 func (m *Manager) touchIf(changed bool) {
 	if changed {
 		m.touch()
@@ -186,23 +210,43 @@ func (m *Manager) saveSnapshot(s snapshot) {
 	m.notices.clear("snapshot")
 }
 
-// mend finishes or removes instances that a manager before left half made.
+// mend finishes or removes instances that were left half made: by a manager before,
+// or by this one when the database went away in the middle. What is just being made
+// is left to whoever does it.
 func (m *Manager) mend(ctx context.Context, list []state.Instance) {
 	for _, i := range list {
-		var err error
-		d := cluster.Database{Name: i.DBName, User: i.DBUser}
-		switch i.Phase {
-		case state.Creating:
-			if err = m.cluster.Finish(ctx, d, i.DBPassword); err == nil {
-				err = m.store.SetPhase(ctx, i.ID, state.Ready)
-			}
-		case state.Deleting:
-			if err = m.cluster.Drop(ctx, d); err == nil {
-				err = m.store.DeleteInstance(ctx, i.ID)
-			}
+		if i.Phase == state.Ready {
+			continue
 		}
-		if err != nil {
-			m.notices.set("instance-"+i.Key(), model.Error, fmt.Errorf("the instance %s is half made: %w", i.Key(), err))
+		s, err := m.service(i.Service)
+		if err != nil || !s.editing.TryLock() {
+			continue
+		}
+		m.mendOne(ctx, i.ID)
+		s.editing.Unlock()
+	}
+}
+
+func (m *Manager) mendOne(ctx context.Context, id int64) {
+	// The list may be older than the last change.
+	i, err := m.store.Instance(ctx, id)
+	if err != nil {
+		return // It is there no more, or the next refresh tries again.
+	}
+	d := cluster.Database{Name: i.DBName, User: i.DBUser}
+	switch i.Phase {
+	case state.Creating:
+		if err = m.cluster.Finish(ctx, d, i.DBPassword); err == nil {
+			err = m.store.SetPhase(ctx, i.ID, state.Ready)
+		}
+	case state.Deleting:
+		if err = m.cluster.Drop(ctx, d); err == nil {
+			err = m.store.DeleteInstance(ctx, i.ID)
 		}
 	}
+	if err != nil {
+		m.notices.set("instance-"+i.Key(), model.Error, fmt.Errorf("the instance %s is half made: %w", i.Key(), err))
+		return
+	}
+	m.notices.clear("instance-" + i.Key())
 }

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,12 +26,14 @@ type service struct {
 	m       *Manager
 	id      string
 	op      sync.Mutex // one change at a time: update, delete
+	editing sync.Mutex // one change of its instances at a time
 	syncing sync.Mutex // one at a time tells the app what to run
 
 	// Under the manager's lock.
 	v         model.Service // as remembered, with instances
 	run       *supervise.Service
-	crashed   bool // the last end was one
+	spec      string // that run has
+	crashed   bool   // the last end was one
 	instances map[int64]*running
 }
 
@@ -109,6 +112,14 @@ func (s *service) adopt() {
 	run, v := s.run, s.v
 	m.mu.Unlock()
 	spec := m.spec(v)
+	text := fmt.Sprint(spec)
+	m.mu.Lock()
+	same := text == s.spec
+	s.spec = text
+	m.mu.Unlock()
+	if run != nil && same {
+		return
+	}
 	if run != nil {
 		if err := run.Set(spec); err != nil {
 			m.o.Log.Warn("cannot set the limits", "app", s.id, "error", err)
@@ -124,6 +135,7 @@ func (s *service) adopt() {
 		m.notices.set("image-"+s.id, model.Error, fmt.Errorf("%s is not started: %s", s.id, why))
 		return
 	}
+	m.notices.clear("image-" + s.id)
 	run, err := m.super.Add(spec, supervise.Hooks{
 		Ready: s.ready, Alive: s.alive, Stop: s.stop, Ended: s.ended, Changed: m.touch,
 	})
@@ -165,6 +177,10 @@ func (s *service) ready(ctx context.Context, pid int) error {
 		return err
 	}
 	s.sync(ctx)
+	// One that has said Hello may still talk nonsense.
+	if err := s.alive(ctx); err != nil {
+		return err
+	}
 	s.m.notices.clear("crash-" + s.id)
 	return nil
 }
@@ -503,15 +519,30 @@ func (m *Manager) service(id string) (*service, error) {
 	return nil, fmt.Errorf("the app %.63q is %w", id, model.ErrNotFound)
 }
 
+// change begins a change of an app; others wait until done. Who has waited may find
+// that the app was deleted meanwhile.
+func (m *Manager) change(id string) (s *service, done func(), err error) {
+	if s, err = m.service(id); err != nil {
+		return nil, nil, err
+	}
+	s.op.Lock()
+	if now, err := m.service(id); now != s {
+		s.op.Unlock()
+		return nil, nil, cmp.Or(err, errBusy)
+	}
+	return s, s.op.Unlock, nil
+}
+
 // want starts or stops an app. It is done also while the database is away, which
 // learns of it later or not at all.
-func (m *Manager) want(ctx context.Context, id string, wanted bool, what string, by model.Actor, act func(*supervise.Service) error) error {
-	s, err := m.service(id)
+func (m *Manager) want(ctx context.Context, id string, wanted bool, what string, by model.Actor, act func(context.Context, *supervise.Service) error) error {
+	// Whoever asked may leave; what has begun is finished.
+	ctx = context.WithoutCancel(ctx)
+	s, done, err := m.change(id)
 	if err != nil {
 		return err
 	}
-	s.op.Lock()
-	defer s.op.Unlock()
+	defer done()
 	s.adopt()
 	m.mu.Lock()
 	run := s.run
@@ -519,47 +550,47 @@ func (m *Manager) want(ctx context.Context, id string, wanted bool, what string,
 	v := s.v
 	m.mu.Unlock()
 	if run == nil {
-		return errors.New(m.platform.tooNew(v.MinImage))
+		return errors.New(cmp.Or(m.platform.tooNew(v.MinImage), id+" cannot be supervised"))
 	}
-	if err := act(run); err != nil {
+	if err := act(ctx, run); err != nil {
 		return err
 	}
 	m.touch()
-	if err := m.store.PutService(ctx, v); err != nil {
-		return fmt.Errorf("it is done, but will not be remembered: %w", err)
+	if err = m.store.PutService(ctx, v); err != nil {
+		err = fmt.Errorf("it is done, but will not be remembered: %w", err)
 	}
-	return m.audit(ctx, by, what, id)
+	return errors.Join(err, m.audit(ctx, by, what, id))
 }
 
 // StartService is described at model.Platform.
 func (m *Manager) StartService(ctx context.Context, id string, by model.Actor) error {
-	return m.want(ctx, id, true, "start app", by, func(run *supervise.Service) error { run.Start(); return nil })
+	return m.want(ctx, id, true, "start app", by, func(_ context.Context, run *supervise.Service) error { run.Start(); return nil })
 }
 
 // StopService is described at model.Platform.
 func (m *Manager) StopService(ctx context.Context, id string, by model.Actor) error {
-	return m.want(ctx, id, false, "stop app", by, func(run *supervise.Service) error { return run.Stop(ctx) })
+	return m.want(ctx, id, false, "stop app", by, func(ctx context.Context, run *supervise.Service) error { return run.Stop(ctx) })
 }
 
 // RestartService is described at model.Platform.
 func (m *Manager) RestartService(ctx context.Context, id string, by model.Actor) error {
-	return m.want(ctx, id, true, "restart app", by, func(run *supervise.Service) error { return run.Restart(ctx) })
+	return m.want(ctx, id, true, "restart app", by, func(ctx context.Context, run *supervise.Service) error { return run.Restart(ctx) })
 }
 
 // SetService is described at model.Platform.
 func (m *Manager) SetService(ctx context.Context, change model.Service, by model.Actor) error {
-	s, err := m.service(change.ID)
-	if err != nil {
-		return err
-	}
 	if l := change.Limits; l.MemoryMiB < 0 || l.CPUPercent < 0 || l.Processes < 0 || l.MemoryMiB > 0 && l.MemoryMiB < 8 || l.Processes > 0 && l.Processes < 8 {
 		return hint.Errorf("0 is no limit", "limits are at least 8 MiB of memory and 8 processes")
 	}
 	if change.LogSize < 0 || change.LogSize > 0 && change.LogSize < 64<<10 || change.LogSize > 256<<20 {
 		return hint.Errorf("0 is 1 MiB", "a log file has 64 KiB to 256 MiB")
 	}
-	s.op.Lock()
-	defer s.op.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	s, done, err := m.change(change.ID)
+	if err != nil {
+		return err
+	}
+	defer done()
 	m.mu.Lock()
 	v := s.v
 	m.mu.Unlock()
@@ -579,12 +610,18 @@ func (m *Manager) SetService(ctx context.Context, change model.Service, by model
 
 // DeleteService is described at model.Platform.
 func (m *Manager) DeleteService(ctx context.Context, id string, by model.Actor) error {
-	s, err := m.service(id)
+	ctx = context.WithoutCancel(ctx)
+	_, done, err := m.change(id)
 	if err != nil {
 		return err
 	}
-	s.op.Lock()
-	defer s.op.Unlock()
+	defer done()
+	// An installation would put back half of what is deleted here.
+	release, err := m.jobs.keepOff(id)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := m.store.DeleteService(ctx, id); err != nil {
 		return err
 	}
@@ -595,8 +632,10 @@ func (m *Manager) DeleteService(ctx context.Context, id string, by model.Actor) 
 	if os.Geteuid() == 0 {
 		err = errors.Join(err, m.users.Remove(ctx, users.Name(id)))
 	}
-	err = errors.Join(err, os.RemoveAll(m.o.path(workDir, id)), os.RemoveAll(m.o.run("apps", id)))
-	m.notices.clear("crash-" + id)
-	m.notices.clear("app-" + id)
+	err = errors.Join(err, os.RemoveAll(m.o.path(workDir, id)), os.RemoveAll(m.o.path(logDir, id)), os.RemoveAll(m.o.run("apps", id)))
+	m.notices.clearAll("alarm-" + id + "/")
+	for _, code := range []string{"crash-", "app-", "image-"} {
+		m.notices.clear(code + id)
+	}
 	return errors.Join(err, m.audit(ctx, by, "delete app", id))
 }

@@ -80,8 +80,9 @@ func checkServers(s model.Settings) error {
 }
 
 func hostName(name string) bool {
-	if _, err := netip.ParseAddr(name); err == nil {
-		return true
+	if a, err := netip.ParseAddr(name); err == nil {
+		// A zone may be any text.
+		return a.Zone() == "" || hostName(a.Zone())
 	}
 	return len(name) < 254 && !strings.HasPrefix(name, "-") && !strings.ContainsFunc(name, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.')
@@ -128,6 +129,9 @@ func writeIfNew(path, text string) (changed bool, err error) {
 	return true, atomicfile.Write(path, []byte(text), 0o644)
 }
 
+// An address may have a password in it.
+type address string
+
 func settingsChanges(old, s model.Settings) string {
 	var parts []string
 	for _, c := range []struct {
@@ -135,12 +139,16 @@ func settingsChanges(old, s model.Settings) string {
 		before, after any
 	}{
 		{"developer mode", old.DeveloperMode, s.DeveloperMode}, {"app security disabled", old.DisableAppSecurity, s.DisableAppSecurity},
-		{"App Store URL", old.StoreURL, s.StoreURL}, {"Devices URL", old.DevicesURL, s.DevicesURL}, {"Devices URL 2", old.DevicesURL2, s.DevicesURL2},
+		{"App Store URL", address(old.StoreURL), address(s.StoreURL)}, {"Devices URL", address(old.DevicesURL), address(s.DevicesURL)},
+		{"Devices URL 2", address(old.DevicesURL2), address(s.DevicesURL2)},
 		{"DNS name", old.DNSName, s.DNSName}, {"NTP server 1", old.NTP1, s.NTP1}, {"NTP server 2", old.NTP2, s.NTP2}, {"time zone", old.Timezone, s.Timezone},
 		{"DNS server 1", old.DNS1, s.DNS1}, {"DNS server 2", old.DNS2, s.DNS2}, {"optimization hour", old.OptimizationHour, s.OptimizationHour},
-		{"command file", old.CommandFile, s.CommandFile},
+		{"command file", address(old.CommandFile), address(s.CommandFile)},
 	} {
 		if c.before != c.after {
+			if a, ok := c.after.(address); ok {
+				c.after = redacted(string(a))
+			}
 			parts = append(parts, fmt.Sprintf("%s: %v", c.what, c.after))
 		}
 	}
@@ -216,6 +224,7 @@ func (m *Manager) takeFirstBoot(ctx context.Context) error {
 		if err := m.signin.set(ctx, f.Password); err != nil {
 			return err
 		}
+		m.endSessions()
 	}
 	if err := m.store.SetConfig(ctx, firstBootDone, hash); err != nil {
 		return err

@@ -36,8 +36,12 @@ type signIn struct {
 	key      *secret.Key
 	throttle *secret.Throttle
 
+	changing sync.Mutex // one at a time writes the password
+	asking   sync.Mutex // one at a time asks apagent
+
 	mu       sync.Mutex
 	kept     kept
+	stale    bool          // the file has another one
 	pending  []model.Audit // that wait for the database
 	status   agentStatus
 	statusAt time.Time
@@ -96,6 +100,8 @@ func (s *signIn) clear() string {
 // load takes over what the database has. A database that was made anew gets what
 // the file has, so that nobody signs in with the default password again.
 func (s *signIn) load(ctx context.Context) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	hash, err := s.m.store.Config(ctx, state.ManagerPassword)
 	if err != nil {
 		return err
@@ -105,7 +111,7 @@ func (s *signIn) load(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	before := s.kept
+	before, stale := s.kept, s.stale
 	s.mu.Unlock()
 	if hash == "" {
 		if before.Hash == "" {
@@ -113,25 +119,31 @@ func (s *signIn) load(ctx context.Context) error {
 		}
 		return s.m.store.SetConfigs(ctx, map[string]string{state.ManagerPassword: before.Hash, state.ManagerPasswordClear: before.Sealed})
 	}
-	if now := (kept{hash, sealed}); now != before {
-		return s.keep(now)
+	if now := (kept{hash, sealed}); now != before || stale {
+		s.keep(now)
 	}
 	return nil
 }
 
-func (s *signIn) keep(k kept) error {
-	text, err := json.Marshal(k)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(s.file(), text, 0o600); err != nil {
-		return hintNoSpace(err)
-	}
+// keep takes over a password that the database has. On a full disk the copy is
+// written later; a password that was changed counts all the same.
+func (s *signIn) keep(k kept) {
 	s.mu.Lock()
 	s.kept = k
 	s.mu.Unlock()
 	s.remind()
-	return nil
+	text, err := json.Marshal(k)
+	if err == nil {
+		err = atomicfile.Write(s.file(), text, 0o600)
+	}
+	s.mu.Lock()
+	s.stale = err != nil
+	s.mu.Unlock()
+	if err != nil {
+		s.m.notices.set("password-copy", model.Warning, fmt.Errorf("the manager's password is not known without the database: %w", hintNoSpace(err)))
+		return
+	}
+	s.m.notices.clear("password-copy")
 }
 
 // set changes the password.
@@ -139,11 +151,14 @@ func (s *signIn) set(ctx context.Context, password string) error {
 	if s.key == nil {
 		return errors.New("the password cannot be kept: there is no key for it")
 	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	k := kept{secret.Hash(password), s.key.Seal(state.ManagerPasswordClear, password)}
 	if err := s.m.store.SetConfigs(ctx, map[string]string{state.ManagerPassword: k.Hash, state.ManagerPasswordClear: k.Sealed}); err != nil {
 		return err
 	}
-	return s.keep(k)
+	s.keep(k)
+	return nil
 }
 
 // verify compares a password.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/url"
 	"time"
 
 	"appplatform/internal/smallfile"
@@ -33,6 +34,16 @@ func decodeStrict(text []byte, into any) error {
 		return errors.New("there is text behind the closing brace")
 	}
 	return nil
+}
+
+// redacted is an address without the password that it may have: the audit log is
+// shown and copied.
+func redacted(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.User == nil {
+		return address
+	}
+	return u.Redacted()
 }
 
 func readTail(path string, most int64) ([]byte, error) { return smallfile.Tail(path, most) }

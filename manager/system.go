@@ -1,14 +1,17 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
+	"appplatform/internal/hint"
 	"appplatform/internal/run"
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/monitor"
@@ -16,6 +19,7 @@ import (
 
 // agentStatus is what is read of `apagent status --json`.
 type agentStatus struct {
+	Label string // of the image that runs
 	Trial string
 	Sets  []struct {
 		Label   string
@@ -41,6 +45,12 @@ func (m *Manager) agentStatusNow(ctx context.Context) agentStatus {
 	if time.Since(at) < statusFresh || !exists(m.o.Agent) {
 		return s
 	}
+	// One asks, and others take what was known: strangers see the page where one
+	// signs in, and must not start a program each.
+	if !m.signin.asking.TryLock() {
+		return s
+	}
+	defer m.signin.asking.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	text, err := run.Output(ctx, m.o.Agent, "status", "--json")
@@ -57,14 +67,39 @@ func (m *Manager) agentStatusNow(ctx context.Context) agentStatus {
 	return s
 }
 
-// previous is the label of the image that does not run.
+// committed is what apagent says when no update is under way.
+const committed = "committed"
+
+// checkMachine notes what apagent finds wrong: an update that is not decided yet,
+// damage, and what it has put right.
+func (m *Manager) checkMachine(ctx context.Context) {
+	s := m.agentStatusNow(ctx)
+	if s.Trial != "" && s.Trial != committed {
+		m.notices.set("image-trial", model.Info, fmt.Errorf("the image is on trial: %s", s.Trial))
+	} else {
+		m.notices.clear("image-trial")
+	}
+	if len(s.Problems) > 0 {
+		text, way, _ := strings.Cut(s.Problems[0], "\nhint: ")
+		m.notices.set("machine", model.Warning, hint.Errorf(cmp.Or(way, "apagent status, on the console"), "%s", text))
+	} else {
+		m.notices.clear("machine")
+	}
+}
+
+// previous is the label of the image that does not run. While an image is on trial,
+// the current one is still the one before.
 func (s agentStatus) previous() string {
+	other := ""
 	for _, set := range s.Sets {
-		if !set.Current {
+		if set.Label != s.Label {
 			return set.Label
 		}
+		if !set.Current {
+			other = set.Label // of the same number
+		}
 	}
-	return ""
+	return other
 }
 
 // canGrow reports whether there is room behind the last partition: more than the

@@ -20,10 +20,11 @@ import (
 
 // runWebserver gets the listeners, and runs the webserver with them.
 func (m *Manager) runWebserver(ctx context.Context) {
+	m.settleTakeover(ctx, 0)
 	if !m.openListeners(ctx) {
 		return
 	}
-	web, err := m.super.Add(m.webSpec(), supervise.Hooks{Ready: m.webReady, Alive: m.webAlive, Stop: m.webStop, Ended: m.webEnded, Changed: m.webChanged})
+	web, err := m.superviseWebserver()
 	if err != nil {
 		m.notices.set("webserver", model.Error, err)
 		return
@@ -31,8 +32,16 @@ func (m *Manager) runWebserver(ctx context.Context) {
 	m.mu.Lock()
 	m.web = web
 	m.mu.Unlock()
-	web.Start()
+	m.settleTakeover(ctx, web.Status().PID)
+	if ctx.Err() == nil {
+		web.Start()
+	}
 	<-ctx.Done()
+}
+
+// superviseWebserver finds the webserver if it runs, and starts none.
+func (m *Manager) superviseWebserver() (*supervise.Service, error) {
+	return m.super.Add(m.webSpec(), supervise.Hooks{Ready: m.webReady, Alive: m.webAlive, Stop: m.webStop, Ended: m.webEnded, Changed: m.webChanged})
 }
 
 // openListeners takes those of a webserver that runs, or makes them. Somebody
@@ -104,19 +113,20 @@ func (m *Manager) webSpec() supervise.Spec {
 }
 
 // webReady waits for the webserver and tells it what it must know.
-func (m *Manager) webReady(ctx context.Context, _ int) error {
+func (m *Manager) webReady(ctx context.Context, pid int) error {
 	for {
 		_, err := m.webserverStatus(ctx)
+		if found := m.control.peer().PID; err == nil && found != pid {
+			// The sockets are still those of the one that is to be replaced.
+			m.control.drop()
+			err = fmt.Errorf("pid %d answers in its place", found)
+		}
 		if err == nil {
 			m.mu.Lock()
 			m.webFails = 0
 			m.mu.Unlock()
 			m.notices.clear("webserver")
-			m.mu.Lock()
-			m.grants = ""
-			m.mu.Unlock()
-			m.pushGrants(ctx)
-			m.pushCertificate(ctx)
+			m.greetWebserver(ctx)
 			return nil
 		}
 		select {
@@ -127,12 +137,21 @@ func (m *Manager) webReady(ctx context.Context, _ int) error {
 	}
 }
 
+// greetWebserver tells it what one that was just started does not know.
+func (m *Manager) greetWebserver(ctx context.Context) {
+	m.mu.Lock()
+	m.grants = ""
+	m.mu.Unlock()
+	m.pushGrants(ctx)
+	m.pushCertificate(ctx)
+}
+
 func (m *Manager) webAlive(ctx context.Context) error {
 	_, err := m.webserverStatus(ctx)
 	return err
 }
 
-// drainSeconds is short: nobody accepts connections meanwhile.
+// drainSeconds is short: the webserver is to end for good.
 const drainSeconds = 2
 
 func (m *Manager) webStop(ctx context.Context) error {
@@ -143,6 +162,12 @@ func (m *Manager) webStop(ctx context.Context) error {
 
 // webEnded notes a crash.
 func (m *Manager) webEnded(e supervise.End) {
+	if e.Replaced {
+		if !e.Asked && (e.Signal != 0 || e.Code > 0) {
+			m.noteCrash(model.Crash{Service: "webserver", Time: e.Time, What: e.String()})
+		}
+		return
+	}
 	m.control.drop()
 	m.mu.Lock()
 	m.grants = ""
@@ -184,21 +209,6 @@ func (m *Manager) webFailed(problem string, early bool) {
 	}
 }
 
-// restartWebserver starts its program anew. Connections wait in the listeners
-// meanwhile.
-func (m *Manager) restartWebserver(ctx context.Context) error {
-	m.mu.Lock()
-	web := m.web
-	m.mu.Unlock()
-	if web == nil {
-		return nil
-	}
-	if err := web.Set(m.webSpec()); err != nil {
-		return err
-	}
-	return web.Restart(ctx)
-}
-
 func (m *Manager) webserverStatus(ctx context.Context) (wire.WebserverStatus, error) {
 	var s wire.WebserverStatus
 	err := m.control.ask(ctx, func(id int64) any { return wire.GetStatus{Head: wire.Head{MT: "GetStatus", ID: id}} }, &s)
@@ -207,7 +217,9 @@ func (m *Manager) webserverStatus(ctx context.Context) (wire.WebserverStatus, er
 
 // pushGrants tells the webserver who may register what, if that is new to it.
 func (m *Manager) pushGrants(ctx context.Context) {
-	grants := []wire.Grant{}
+	// Its own paths, which it may have anyway: requests for them wait, too, when a new
+	// webserver does not know it yet.
+	grants := []wire.Grant{{UID: uint32(os.Geteuid())}, {UID: uint32(os.Geteuid()), Path: "/manager"}}
 	m.mu.Lock()
 	for _, s := range m.services {
 		for _, i := range s.v.Instances {

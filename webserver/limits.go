@@ -43,5 +43,6 @@ const (
 	keepIdle   = 30 * time.Second // connections to apps
 	keepCount  = 64               // of them, for each path
 	sweepEvery = time.Second
-	stopDrain  = 10 // seconds, when it is told to end by a signal
+	acceptTime = time.Second // for the listeners to be closed
+	stopDrain  = 10          // seconds, when it is told to end by a signal
 )

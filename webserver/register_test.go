@@ -81,6 +81,33 @@ func TestGrants(t *testing.T) {
 	}
 }
 
+// TestFirstToRegister: with a new webserver, a path that is granted waits for its app,
+// even if somebody has registered for what is above it.
+func TestFirstToRegister(t *testing.T) {
+	tab := newTable()
+	tab.grant([]wire.Grant{{UID: 0}, {UID: 5, Path: "/a/b"}})
+	if _, err := tab.add(wire.Register{Path: "", Kind: wire.KindHTTP, Socket: "/root"}, 0, 1, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		path, want string
+		soon       bool
+	}{{"/a/b/c", "", true}, {"/a/b", "", true}, {"/a", "/root", false}, {"/a/bc", "/root", false}} {
+		r, soon, _ := tab.find(test.path, false)
+		got := ""
+		if r != nil {
+			got = r.Socket
+		}
+		if got != test.want || soon != test.soon {
+			t.Errorf("find(%s) = %q, %t; want %q, %t", test.path, got, soon, test.want, test.soon)
+		}
+	}
+	tab.began = tab.began.Add(-startTime)
+	if r, soon, _ := tab.find("/a/b", false); r == nil || soon {
+		t.Errorf("later find = %v, %t; want the root's", r, soon)
+	}
+}
+
 // TestUnregister: the last registration counts, and what was there before comes
 // back when it goes.
 func TestUnregister(t *testing.T) {

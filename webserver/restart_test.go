@@ -260,3 +260,36 @@ func TestDrainAgain(t *testing.T) {
 		t.Error("a WebSocket outlives its webserver")
 	}
 }
+
+// TestBlockingListener: whoever hands a listener to a new process makes it
+// blocking for a moment, for all who have it. Draining must not wait for somebody
+// to connect.
+func TestBlockingListener(t *testing.T) {
+	l := open(t)
+	for _, x := range l.listeners {
+		raw, err := x.SyscallConn()
+		if err == nil {
+			err = errors.Join(raw.Control(func(fd uintptr) { err = unix.SetNonblock(int(fd), false) }), err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.Dial("tcp", x.Addr().String()) // behind it, the next accept blocks
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, "both are in", func() bool { return l.door.count() == 2 })
+	ended := make(chan bool)
+	go func() {
+		l.Drain(0)
+		l.finish()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for somebody to connect")
+	}
+}

@@ -236,23 +236,27 @@ func (t *table) find(path string, upgrade bool) (r *registration, soon bool, cha
 	defer t.mu.RUnlock()
 	for p := range prefixes(path, t.depth) {
 		if r = choose(t.paths[p], upgrade); r != nil {
-			// One that was there until a moment ago and is longer comes back, too.
+			// One that was there until a moment ago and is longer comes back, too; and of
+			// all that register with a new webserver, somebody is the first.
+			if t.granted && t.maybe(path, len(p)) {
+				return nil, true, t.changed
+			}
 			return r, false, t.changed
 		}
 		if since, ok := t.left[p]; ok && time.Since(since) < rememberTime {
 			return nil, true, t.changed
 		}
 	}
-	return nil, t.maybe(path), t.changed
+	return nil, t.maybe(path, -1), t.changed
 }
 
-// maybe says whether an app may still be about to register the path for the
-// first time since the webserver was started.
-func (t *table) maybe(path string) bool {
+// maybe says whether an app may still be about to register the path, by a name of
+// more bytes than longer, for the first time since the webserver was started.
+func (t *table) maybe(path string, longer int) bool {
 	if time.Since(t.began) > startTime {
 		return false
 	}
-	return !t.granted || slices.ContainsFunc(t.grants, func(g wire.Grant) bool { return below(path, g.Path) })
+	return !t.granted || slices.ContainsFunc(t.grants, func(g wire.Grant) bool { return len(g.Path) > longer && below(path, g.Path) })
 }
 
 // prefixes are the path and what is above it, longest first, by whole segments;

@@ -75,7 +75,8 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func (s *Server) run(ctx context.Context) {
-	// A signal shortens a draining that the manager has asked for.
+	// A signal shortens a draining that the manager has asked for: one of an hour is to
+	// end with the machine's services.
 	defer context.AfterFunc(ctx, func() { s.Drain(stopDrain * time.Second) })()
 	<-s.drain
 	s.finish()
@@ -219,8 +220,11 @@ func (s *Server) Drain(within time.Duration) {
 	s.once.Do(func() {
 		s.table.drain()
 		close(s.drain)
+		// Other processes have the listeners, too, and whoever starts one with them
+		// makes them blocking for a moment. An accept that blocks by then keeps Close
+		// waiting until somebody connects.
 		for _, l := range s.listeners {
-			l.Close()
+			go l.Close()
 		}
 		s.registrars.Close()
 		s.rulers.Close()
@@ -233,7 +237,15 @@ func (s *Server) Drain(within time.Duration) {
 
 // finish waits for what there is.
 func (s *Server) finish() {
-	s.accepting.Wait()
+	closed := make(chan bool)
+	go func() {
+		s.accepting.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(acceptTime):
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() { _ = s.h2server.Shutdown(ctx) }()

@@ -11,10 +11,8 @@ import (
 	"net/http/cookiejar"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,62 +20,17 @@ import (
 	"github.com/coder/websocket/wsjson"
 
 	"appplatform/app"
+	"appplatform/internal/testpg"
 	"appplatform/internal/wire"
 )
 
-// A server is a PostgreSQL of the host, for a test.
-type server struct {
-	t    *testing.T
-	dir  string
-	bin  string
-	cred *syscall.SysProcAttr
-	run  *exec.Cmd
-}
-
-func newServer(t *testing.T) *server {
+// newServer starts a PostgreSQL with the database of an instance.
+func newServer(t *testing.T) *testpg.Server {
 	t.Helper()
-	initdb, err := exec.LookPath("initdb")
-	if err != nil {
-		found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-		if len(found) == 0 {
-			t.Skip("no PostgreSQL on this machine")
-		}
-		initdb = found[len(found)-1]
-	}
-	dir, err := os.MkdirTemp("", "pg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &server{t: t, dir: dir, bin: filepath.Dir(initdb), cred: &syscall.SysProcAttr{}}
-	if os.Geteuid() == 0 { // PostgreSQL refuses root
-		const nobody = 65534
-		s.cred.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
-		if err := os.Chown(dir, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.Command(initdb, "-D", filepath.Join(dir, "data"), "-U", "notes", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-	cmd.SysProcAttr, cmd.Dir = s.cred, dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	s.start()
-	t.Cleanup(s.stop)
+	s := testpg.Start(t)
+	s.Run(t, nil, []string{"psql", "-q", "-c", "CREATE DATABASE notes", "-c", "CREATE USER notes WITH PASSWORD 'of the database'",
+		"-c", "ALTER DATABASE notes OWNER TO notes", "-c", "REVOKE CONNECT ON DATABASE notes FROM public"})
 	return s
-}
-
-func (s *server) start() {
-	s.run = exec.Command(filepath.Join(s.bin, "postgres"), "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=", "-F")
-	s.run.SysProcAttr, s.run.Dir = s.cred, s.dir
-	if err := s.run.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *server) stop() {
-	s.run.Process.Signal(syscall.SIGQUIT) // at once, as if it had crashed
-	s.run.Wait()
 }
 
 // runApp runs an instance as the manager and the webserver do, and returns a client
@@ -118,7 +71,7 @@ func runApp(t *testing.T, dbHost string) *http.Client {
 	manager.Send(wire.HelloResult{Head: wire.Head{MT: "HelloResult"}})
 	manager.Send(wire.StartInstance{
 		Head: wire.Head{MT: "StartInstance"}, Instance: "notes@example.com", Name: "notes", Domain: "example.com", Password: "secret",
-		Webserver: filepath.Join(dir, "web"), WebserverPath: "/example.com/notes", DBHost: dbHost, DBName: "postgres", DBUser: "notes",
+		Webserver: filepath.Join(dir, "web"), WebserverPath: "/example.com/notes", DBHost: dbHost, DBName: "notes", DBUser: "notes", DBPassword: "of the database",
 		LogFlags: app.FlagApp | app.FlagDatabase | app.FlagAppWebSocket,
 	})
 	var web *wire.Conn
@@ -181,7 +134,7 @@ func do(t *testing.T, c *http.Client, method, path, password, body string) (int,
 
 func TestNotes(t *testing.T) {
 	pg := newServer(t)
-	c := runApp(t, pg.dir)
+	c := runApp(t, pg.Socket)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 
@@ -212,6 +165,15 @@ func TestNotes(t *testing.T) {
 				}
 			})
 		}
+	})
+
+	// What nobody can see any more nobody could delete.
+	t.Run("as many as there may be", func(t *testing.T) {
+		pg.Run(t, nil, []string{"psql", "-qd", "notes", "-c", fmt.Sprintf("INSERT INTO notes (text) SELECT 'filled' FROM generate_series(2, %d)", maxNotes)})
+		if status, text := doAPI(t, c, `{"text":"one more"}`); status != 409 || !strings.Contains(text, "500 notes") {
+			t.Errorf("one more note than there may be: %d %s", status, text)
+		}
+		pg.Run(t, nil, []string{"psql", "-qd", "notes", "-c", "DELETE FROM notes WHERE text = 'filled'"})
 	})
 
 	t.Run("form", func(t *testing.T) {
@@ -310,11 +272,11 @@ func TestNotes(t *testing.T) {
 	t.Run("restart of PostgreSQL", func(t *testing.T) {
 		browser := dial(t, c)
 		next(t, browser, "third,second")
-		pg.stop()
+		pg.Kill()
 		if status, text := do(t, c, "GET", "api/notes", "secret", ""); status != 503 || !strings.Contains(text, "the database does not answer") {
 			t.Errorf("GET without a database = %d %s", status, text)
 		}
-		pg.start()
+		pg.Restart(t)
 		for status := 0; status != 201; {
 			status, _ = do(t, c, "POST", "api/notes", "secret", `{"text":"fourth"}`)
 		}

@@ -159,16 +159,24 @@ func (n *notes) list(ctx context.Context) ([]note, error) {
 // errText is what add returns for a text that no note can have.
 var errText = errors.New("a note has 1 to 2000 characters")
 
+// errFull is what add returns when there is no room: what the list does not show
+// could not be deleted either, and would fill the disk.
+var errFull = errors.New("there are 500 notes: delete some first")
+
 func (n *notes) add(ctx context.Context, text string) (note, error) {
 	text = strings.TrimSpace(text)
 	if text == "" || utf8.RuneCountInString(text) > maxText || strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
 		return note{}, errText
 	}
-	rows, err := n.pool.Query(ctx, "insert into notes (text) values ($1) returning id, text, time", text)
+	rows, err := n.pool.Query(ctx, `insert into notes (text) select $1
+		where (select count(*) from notes) < $2 returning id, text, time`, text, maxNotes)
 	if err != nil {
 		return note{}, fmt.Errorf("cannot store the note: %w", err)
 	}
 	added, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[note])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return note{}, errFull
+	}
 	if err != nil {
 		return note{}, fmt.Errorf("cannot store the note: %w", err)
 	}

@@ -167,6 +167,10 @@ func (p *pages) fail(w http.ResponseWriter, err error) {
 		answer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 		return
 	}
+	if errors.Is(err, errFull) {
+		answer(w, http.StatusConflict, map[string]string{"error": err.Error()})
+		return
+	}
 	p.i.Log(app.FlagApp, "%v", err)
 	answer(w, http.StatusServiceUnavailable, map[string]string{"error": "the database does not answer"})
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,8 +21,9 @@ import (
 	"appplatform/tooltree"
 )
 
-// browse starts Chromium, which ends with the test and sees the files of folders.
-func browse(t *testing.T, flags, files []string) context.Context {
+// Tab starts Chromium, which ends with the test and sees the files of folders, and
+// returns the context of its one tab.
+func Tab(t *testing.T, flags, files []string) context.Context {
 	t.Helper()
 	profile := t.TempDir()
 	tools := testtools.Open(t, tooltree.Browser)
@@ -59,7 +61,8 @@ func browse(t *testing.T, flags, files []string) context.Context {
 	select {
 	case url := <-address:
 		alloc, stop := chromedp.NewRemoteAllocator(ctx, url, chromedp.NoModifyURL)
-		tab, end := chromedp.NewContext(alloc)
+		// It complains of events that are newer than it.
+		tab, end := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {}))
 		t.Cleanup(func() { end(); stop() })
 		// The tab lives as long as the context of the first actions.
 		if err := chromedp.Run(tab); err != nil {
@@ -98,7 +101,7 @@ func Open(t *testing.T, o Options) User {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return User{t, browse(t, o.Flags, o.Files), o.Base, pictures, o.Name}
+	return User{t, Tab(t, o.Flags, o.Files), o.Base, pictures, o.Name}
 }
 
 // Do takes actions, each of which must succeed within half a minute.
@@ -112,27 +115,37 @@ func (u User) Do(actions ...chromedp.Action) {
 	}
 }
 
-// Open opens a page below Base and waits for its heading.
+// Open opens a page below Base and waits for its heading. It does not use chromedp's
+// Navigate, which waits for what a page with a stream of events never says.
 func (u User) Open(page string) {
 	u.Helper()
-	u.Do(chromedp.Navigate(u.Base+"/"+page), chromedp.WaitVisible("h1"))
+	u.Do(chromedp.Evaluate("window.before = true; location.href = "+strconv.Quote(u.Base+"/"+strings.TrimPrefix(page, "/"))+"; 0", nil))
+	u.await("!window.before && document.readyState == 'complete' && document.querySelector('h1') != null", "there is no page "+page)
 }
 
-// Press clicks a button by its words and waits for the page that follows.
-func (u User) Press(words string) {
+// await waits until an expression is true of a page. In between there is no page to
+// ask.
+func (u User) await(expression, problem string) {
 	u.Helper()
-	u.Do(chromedp.Evaluate("window.before = true", nil),
-		chromedp.Click(`//button[normalize-space()="`+words+`"]`, chromedp.BySearch))
-	for range 300 {
+	for range 600 {
 		var there bool
-		err := chromedp.Run(u.Tab, chromedp.Evaluate("!window.before && document.readyState == 'complete'", &there))
-		if err == nil && there { // In between there is no page to ask.
+		err := chromedp.Run(u.Tab, chromedp.Evaluate(expression, &there))
+		if err == nil && there {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	u.Picture("failed")
-	u.Fatalf("nothing follows the button %s", words)
+	u.Fatal(problem)
+}
+
+// Press clicks a button by its words and waits for the page that follows.
+func (u User) Press(words string) {
+	u.Helper()
+	// A live page may exchange a part while chromedp looks for it.
+	u.Do(chromedp.Evaluate(fmt.Sprintf(`window.before = true;
+[...document.querySelectorAll("button")].find(b => b.innerText.trim() == %q && b.checkVisibility()).click()`, words), nil))
+	u.await("!window.before && document.readyState == 'complete'", "nothing follows the button "+words)
 }
 
 // Fill writes into the field of an id.

@@ -35,6 +35,7 @@ var questions = []question{
 	{"update", "how long an update takes the services away, beside a plain restart", askUpdate, false},
 	{"webserver", "idle WebSockets, connections and requests, beside nginx and Go's ReverseProxy", askWebserver, true},
 	{"supervise", "how long an app is away that was killed", askSupervise, true},
+	{"restart", "requests refused and WebSockets dropped while webserver and manager are restarted", askRestart, true},
 }
 
 func usage(w io.Writer, flags *flag.FlagSet) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"appplatform/internal/hint"
@@ -34,12 +35,16 @@ type API struct {
 	p       model.Platform
 	signIn  SignIn
 	mux     *http.ServeMux
-	console bool // root on this machine asks: no token
+	console bool          // root on this machine asks: no token
+	epoch   *atomic.Int64 // of the password that WebSockets signed in with
 }
+
+// EndSessions ends what was signed in with a password that is no longer one.
+func (a *API) EndSessions() { a.epoch.Add(1) }
 
 // New returns the API of a platform.
 func New(p model.Platform, s SignIn) *API {
-	a := &API{p: p, signIn: s, mux: http.NewServeMux()}
+	a := &API{p: p, signIn: s, mux: http.NewServeMux(), epoch: &atomic.Int64{}}
 	for _, r := range routes {
 		a.mux.HandleFunc(r.method+" "+Base+r.path, func(w http.ResponseWriter, req *http.Request) { a.serve(w, req, r.do) })
 	}
@@ -82,6 +87,10 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, do action) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	by := model.Actor{Who: "console", From: "console"}
 	if !a.console {
+		if r.Header.Get("X-Forwarded-Proto") == "http" {
+			fail(w, http.StatusForbidden, "tokens and passwords are not sent without encryption", "use https://")
+			return
+		}
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok {
 			w.Header().Set("WWW-Authenticate", "Bearer")

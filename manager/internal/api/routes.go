@@ -252,6 +252,10 @@ func upload(r *request) (any, error) {
 		if err != nil {
 			return nil, hint.Errorf("docs/manager-api.md shows what is to be sent", "%w: %w", errBody, err)
 		}
+		name := part.FormName()
+		if parts[name] != nil || name != "program" && name != "files" {
+			return nil, hint.Errorf("docs/manager-api.md shows what is to be sent", "%w: the field %.40q does not belong there", errBody, name)
+		}
 		f, err := os.CreateTemp("", "upload")
 		if err != nil {
 			return nil, err
@@ -265,7 +269,7 @@ func upload(r *request) (any, error) {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return nil, err
 		}
-		parts[part.FormName()] = f
+		parts[name] = f
 	}
 	if parts["program"] == nil {
 		return nil, hint.Errorf("docs/manager-api.md shows what is to be sent", "%w: the form has no field program", errBody)

@@ -69,6 +69,7 @@ type session struct {
 	c         *websocket.Conn
 	challenge string
 	signedIn  bool
+	epoch     int64
 	by        model.Actor
 }
 
@@ -91,7 +92,7 @@ func (s *session) handle(ctx context.Context, text []byte) error {
 		return s.send(ctx, m.message, "AppChallengeResult", map[string]any{"challenge": s.challenge})
 	case m.MT == "AppLogin":
 		return s.login(ctx, m)
-	case !s.signedIn:
+	case !s.signedIn || s.epoch != s.api.epoch.Load():
 		return errSession
 	}
 	do, ok := requests[m.MT]
@@ -107,6 +108,7 @@ func (s *session) handle(ctx context.Context, text []byte) error {
 }
 
 func (s *session) login(ctx context.Context, m login) error {
+	s.epoch = s.api.epoch.Load()
 	err := s.api.signIn.SignInDigest(ctx, m.Digest, func(password string) string { return m.Login.Digest(s.challenge, password) }, s.by)
 	// Each challenge is good for one answer.
 	s.challenge = rand.Text()[:16]

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -137,6 +138,8 @@ func TestSuggest(t *testing.T) {
 		{"both long", long, long, nil, long[:28] + "_" + long[:27] + "_#"},
 		{"characters stay whole", "notes", strings.Repeat("ü", 40), nil, strings.Repeat("ü", 25) + "_notes_#"},
 		{"63 bytes, taken", strings.Repeat("n", 51), "example.com", []string{"example.com_" + strings.Repeat("n", 51)}, "example.com_" + strings.Repeat("n", 49) + "_2"},
+		{"the server's users", "notes", "pg", nil, "app_pg_notes"},
+		{"the server's databases", "notes", "templates.example.com", []string{"app_templates.example.com_notes"}, "app_templates.example.com_notes_2"},
 		{"control characters", "no\ntes\x00", "ex\xffample.com", nil, "example.com_notes"},
 	} {
 		got := Suggest(c.name, c.domain, func(name string) bool { return slices.Contains(c.taken, name) })
@@ -337,9 +340,11 @@ func TestSizes(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	c, server := start(t)
 	server.Kill()
+	c.db.Patience = 100 * time.Millisecond
 	if _, err := c.Sizes(t.Context()); !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("Sizes() = %v; want ErrUnavailable", err)
 	}
+	c.db.Patience = pg.Patience
 	server.Restart(t)
 	if version, err := c.Version(t.Context()); err != nil || !strings.HasPrefix(version, "17.") {
 		t.Errorf("Version() = %q, %v", version, err)

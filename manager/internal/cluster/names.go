@@ -77,6 +77,9 @@ func (c *Cluster) Taken(ctx context.Context) (func(string) bool, error) {
 // some digits that follow from the whole.
 func Suggest(name, domain string, taken func(string) bool) string {
 	name, domain = printable(name), printable(domain)
+	if whole := domain + "_" + name; reservedDatabase(whole) || reservedUser(whole) {
+		domain = "app_" + domain // Nothing behind it makes template_ or pg_ somebody else's.
+	}
 	whole := domain + "_" + name
 	sum := sha256.Sum256([]byte(whole))
 	digits := "_" + hex.EncodeToString(sum[:3])

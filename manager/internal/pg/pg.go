@@ -27,8 +27,8 @@ const SocketFolder = "/run/postgresql"
 // because of the Unix user.
 const User = "root"
 
-// Patience is how long an answer is waited for, the server's start included. A
-// page must not take longer to say that the database is away.
+// Patience is how long an answer is usually waited for, the server's start
+// included. A page must not take longer to say that the database is away.
 const Patience = 5 * time.Second
 
 // maxConns of a pool: each is a process of the server, with some megabytes.
@@ -36,8 +36,9 @@ const maxConns = 4
 
 // A DB is one database. Connections are made when they are needed.
 type DB struct {
-	Name string
-	pool *pgxpool.Pool
+	Name     string
+	Patience time.Duration // how long an answer is waited for
+	pool     *pgxpool.Pool
 }
 
 // Open prepares connections to a database; the server need not run.
@@ -58,7 +59,7 @@ func Open(socket, database string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database %s: %w", database, err)
 	}
-	return &DB{Name: database, pool: pool}, nil
+	return &DB{Name: database, Patience: Patience, pool: pool}, nil
 }
 
 // Close ends all connections.
@@ -97,9 +98,9 @@ func connConfig(socket, database string) (*pgx.ConnConfig, error) {
 }
 
 // Do calls f with a connection. While there is none, it waits for one as long
-// as Patience; what f does gets as long again.
+// as d.Patience; what f does gets as long again.
 func (d *DB) Do(ctx context.Context, f func(ctx context.Context, conn *pgx.Conn) error) error {
-	return d.DoWithin(ctx, Patience, f)
+	return d.DoWithin(ctx, d.Patience, f)
 }
 
 // DoWithin is Do for what takes longer.
@@ -123,7 +124,7 @@ func (d *DB) Tx(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) erro
 
 // acquire tries again while the server starts.
 func (d *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, d.Patience)
 	defer cancel()
 	for pause := 20 * time.Millisecond; ; pause *= 2 {
 		conn, err := d.pool.Acquire(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -65,7 +66,9 @@ func TestUnavailable(t *testing.T) {
 	if !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("killed while it was asked: %v; want ErrUnavailable", err)
 	}
+	d.Patience = 100 * time.Millisecond
 	_, err = count(t.Context(), d)
+	d.Patience = Patience
 	if !errors.Is(err, model.ErrUnavailable) || !strings.Contains(err.Error(), "connect: ") || !strings.Contains(err.Error(), "\nhint: ") {
 		t.Errorf("killed: %v; want ErrUnavailable, the cause and a hint", err)
 	}

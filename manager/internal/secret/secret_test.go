@@ -235,6 +235,26 @@ func TestThousandBadLogins(t *testing.T) {
 	}
 }
 
+// Somebody who signs in again and again makes no room for guesses of others.
+func TestSuccessesDoNotHideGuesses(t *testing.T) {
+	th, _ := newThrottle()
+	administrator := netip.MustParseAddr("198.51.100.7")
+	th.Try(administrator)
+	th.Succeeded(administrator)
+	tried := 0
+	for i := range 1000 {
+		if _, ok := th.Try(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})); ok {
+			tried++
+		}
+		th.Try(administrator)
+		th.Succeeded(administrator)
+	}
+	// As many as are free, and those that may wait for their turn.
+	if most := freeTotal + int(totalWait/totalGap) + 1; tried > most {
+		t.Errorf("1000 strangers tried %d passwords at once; want at most %d", tried, most)
+	}
+}
+
 func TestThrottleIsBounded(t *testing.T) {
 	th, c := newThrottle()
 	for i := range 3 * maxKnown {

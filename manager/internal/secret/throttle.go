@@ -70,11 +70,13 @@ func (t *Throttle) Succeeded(from netip.Addr) {
 	defer t.mu.Unlock()
 	who := network(from)
 	delete(t.known, who)
+	if !slices.Contains(t.good, who) {
+		t.total = max(0, t.total-1) // It was counted as a failure.
+	}
 	t.good = append(slices.DeleteFunc(t.good, func(p netip.Prefix) bool { return p == who }), who)
 	if len(t.good) > maxGood {
 		t.good = slices.Delete(t.good, 0, 1)
 	}
-	t.total = max(0, t.total-1) // It was counted as a failure.
 }
 
 // pause is how long an address waits after so many failures.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,17 +62,23 @@ func (s *Store) Token(ctx context.Context, secret string, now time.Time) (t mode
 	t = list[0]
 	if age := now.Sub(t.LastUsed); age < 0 || age >= time.Minute {
 		t.LastUsed = now.UTC().Truncate(time.Microsecond)
-		err = s.do(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		// A full disk must not keep those out who could make room.
+		_ = s.do(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "UPDATE token SET last_used = $2 WHERE id = $1", t.ID, t.LastUsed)
 			return err
 		})
 	}
-	return t, err
+	return t, nil
 }
 
 // DeleteToken makes a token worthless.
 func (s *Store) DeleteToken(ctx context.Context, id string) error {
 	return s.one(ctx, "DELETE FROM token WHERE id = $1", id)
+}
+
+// storable replaces what no text of PostgreSQL's can have: others send it.
+func storable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // AddAudit notes a change. Its time becomes a little later if there is an entry
@@ -89,7 +96,7 @@ func (s *Store) AddAudit(ctx context.Context, a model.Audit) error {
 				UNION ALL SELECT time + interval '1 microsecond' FROM free WHERE EXISTS (SELECT FROM audit WHERE audit.time = free.time)
 			)
 			INSERT INTO audit (time, who, origin, what, detail) SELECT max(time), $2, $3, $4, $5 FROM free RETURNING id`,
-			a.Time, a.Who, a.From, a.What, a.Detail).Scan(&id)
+			a.Time, storable(a.Who), storable(a.From), storable(a.What), storable(a.Detail)).Scan(&id)
 		if err == nil {
 			_, err = tx.Exec(ctx, "DELETE FROM audit WHERE id <= $1", id-maxAudit)
 		}
@@ -118,7 +125,7 @@ func orNull(t time.Time) *time.Time {
 func (s *Store) AddCrash(ctx context.Context, c model.Crash) error {
 	return s.change(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		var id int64
-		err := tx.QueryRow(ctx, "INSERT INTO crash (service, time, what) VALUES ($1, $2, $3) RETURNING id", c.Service, c.Time, c.What).Scan(&id)
+		err := tx.QueryRow(ctx, "INSERT INTO crash (service, time, what) VALUES ($1, $2, $3) RETURNING id", c.Service, c.Time, storable(c.What)).Scan(&id)
 		if err == nil {
 			_, err = tx.Exec(ctx, "DELETE FROM crash WHERE id <= $1", id-maxCrashes)
 		}

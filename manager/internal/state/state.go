@@ -93,6 +93,7 @@ func (s *Store) create(ctx context.Context) error {
 		return err
 	}
 	defer db.Close()
+	db.Patience = s.db.Patience
 	return db.DoWithin(ctx, slow, func(ctx context.Context, conn *pgx.Conn) error {
 		var there, open bool
 		err := conn.QueryRow(ctx, "SELECT true, has_database_privilege('public', oid, 'CONNECT') FROM pg_database WHERE datname = $1", Database).Scan(&there, &open)

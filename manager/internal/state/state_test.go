@@ -273,6 +273,15 @@ func TestTokens(t *testing.T) {
 	if out := server.Run(t, nil, []string{"pg_dump", "-d", "manager"}); strings.Contains(out, "a secret") || !strings.Contains(out, "backup") {
 		t.Error("a dump of the database has the secret of a token, or not the token")
 	}
+	// A database that cannot be written now, as on a full disk, lets them in.
+	server.Run(t, nil, []string{"psql", "-qd", "manager", "-c",
+		"ALTER DATABASE manager SET default_transaction_read_only = on",
+		"-c", "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'manager' AND pid <> pg_backend_pid()"})
+	if got, err := s.Token(ctx, "a secret", now.Add(time.Hour)); err != nil || got.ID != token.ID {
+		t.Errorf("Token() in a database that cannot be written = %+v, %v", got, err)
+	}
+	server.Run(t, nil, []string{"psql", "-qd", "postgres", "-c", "ALTER DATABASE manager RESET default_transaction_read_only",
+		"-c", "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'manager'"})
 	must(t, s.DeleteToken(ctx, token.ID))
 	if list, err := s.Tokens(ctx); err != nil || len(list) != 0 {
 		t.Errorf("Tokens() = %v, %v; want none", list, err)
@@ -303,6 +312,14 @@ func TestAudit(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("pages of two: %s", diff)
 	}
+	// Nobody stays out of the list by a name that the database cannot store.
+	must(t, s.AddAudit(ctx, model.Audit{Time: now.Add(time.Hour), Who: "\xffeve\x00", From: "192.0.2.6", What: "sign in", Detail: "a\x00b"}))
+	page, err := s.Audit(ctx, time.Time{}, 1)
+	must(t, err)
+	if len(page) != 1 || page[0].Who != "\uFFFDeve\uFFFD" || page[0].Detail != "a\uFFFDb" {
+		t.Errorf("strange letters became %+v", page)
+	}
+	must(t, s.AddCrash(ctx, model.Crash{Service: "x", Time: now, What: "\xff\x00"}))
 }
 
 func TestCrashesAreBounded(t *testing.T) {
@@ -330,9 +347,11 @@ func TestSurvivesServer(t *testing.T) {
 	s, err := Open(server.Socket, nil)
 	must(t, err)
 	t.Cleanup(s.Close)
+	s.db.Patience = 100 * time.Millisecond
 	if _, err := s.Settings(t.Context()); !errors.Is(err, model.ErrUnavailable) || strings.Count(err.Error(), "cannot") != 1 {
 		t.Errorf("without a server: %v; want ErrUnavailable and one cannot", err)
 	}
+	s.db.Patience = pg.Patience
 	server.Restart(t)
 	must(t, s.SetConfig(t.Context(), "n", "0"))
 	for i, end := range []func(){func() { server.Restart(t) }, func() { server.Kill(); server.Restart(t) }} {

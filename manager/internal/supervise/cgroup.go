@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -122,9 +123,10 @@ func (g cgroup) has(pid int) bool { return slices.Contains(g.pids(), pid) }
 // clear ends all processes of the cgroup and waits until they are gone: a second
 // start would else find the sockets and ports of the first in use. A cgroup that was
 // killed is removed: Linux (seen with 6.18) also kills what is started into it later
-// from outside.
-func (g cgroup) clear(killed bool) {
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+// from outside. One whose disk does not answer cannot be killed: ctx ends the
+// waiting, and the next manager clears up.
+func (g cgroup) clear(ctx context.Context, killed bool) {
+	for wait := time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 100*time.Millisecond) {
 		if n, ok := g.number("cgroup.events", "populated"); !ok || n == 0 {
 			break
 		}

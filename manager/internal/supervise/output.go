@@ -145,7 +145,7 @@ func (o *output) line(format string, args ...any) {
 // cannot be written is counted.
 func (o *output) write(p []byte) {
 	for len(p) > 0 {
-		if err := o.open(); err != nil {
+		if err := o.open(0); err != nil {
 			o.lost += int64(len(p))
 			return
 		}
@@ -157,7 +157,10 @@ func (o *output) write(p []byte) {
 			case fits > 0:
 				part = p[:fits]
 			case o.written > 0:
-				o.rotate()
+				if err := o.rotate(); err != nil {
+					o.lost += int64(len(p))
+					return
+				}
 				continue
 			default:
 				if end := bytes.IndexByte(p, '\n'); end >= 0 {
@@ -167,8 +170,9 @@ func (o *output) write(p []byte) {
 		}
 		if o.lost > 0 {
 			notice := fmt.Appendf(nil, "%s %s SUPERVISOR %d bytes could not be written here\n", time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), o.name, o.lost)
-			if n, err := o.file.Write(notice); err == nil {
-				o.written += int64(n)
+			n, err := o.file.Write(notice)
+			o.written += int64(n)
+			if err == nil {
 				o.lost = 0
 			}
 		}
@@ -185,7 +189,7 @@ func (o *output) write(p []byte) {
 	}
 }
 
-func (o *output) open() error {
+func (o *output) open(flags int) error {
 	if o.file != nil {
 		return nil
 	}
@@ -193,7 +197,7 @@ func (o *output) open() error {
 		return err
 	}
 	// No link of the app's may lead root's writing elsewhere.
-	f, err := os.OpenFile(o.logFile(0), os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
+	f, err := os.OpenFile(o.logFile(0), os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW|flags, 0o640)
 	if err != nil {
 		return err
 	}
@@ -213,11 +217,13 @@ func (o *output) logFile(n int) string {
 	return filepath.Join(o.dir, fmt.Sprintf("%s.%d.log", o.name, n))
 }
 
-// rotate begins a new file. The oldest goes.
-func (o *output) rotate() {
+// rotate begins a new file. The oldest goes. If the disk refuses another name, the
+// file is emptied: a log has a bound.
+func (o *output) rotate() error {
 	o.file.Close()
 	o.file, o.written = nil, 0
 	for n := logFiles - 1; n > 0; n-- {
 		os.Rename(o.logFile(n-1), o.logFile(n))
 	}
+	return o.open(os.O_TRUNC)
 }

@@ -97,6 +97,23 @@ func TestLogCannotBeWritten(t *testing.T) {
 	}
 }
 
+// A disk that refuses the names of older files costs these, not the log's bound.
+func TestRotationRefused(t *testing.T) {
+	o := newOutput(t, 1000)
+	for n := 1; n < logFiles; n++ {
+		if err := os.MkdirAll(filepath.Join(o.logFile(n), "in the way"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 200 {
+		o.say("line %d", n)
+	}
+	text, err := os.ReadFile(o.logFile(0))
+	if err != nil || len(text) > 1000 || !strings.HasSuffix(string(text), "line 199\n") {
+		t.Errorf("the log has %d bytes, %v, and ends in %.80q", len(text), err, text[max(0, len(text)-80):])
+	}
+}
+
 // A link in the place of the log would let an app write as root.
 func TestLogFollowsNoLink(t *testing.T) {
 	o := newOutput(t, 1000)

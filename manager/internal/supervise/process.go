@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,7 +30,15 @@ type process struct {
 	killed    bool     // the cgroup was
 	oom, pids int64    // counters of the cgroup when it was started or found
 	pidfd     *os.File // readable when it has ended
+
+	others *atomic.Int32 // processes of the service besides the one that counts; nil: none
+	until  time.Duration // since the machine started: when it is ended, if it was replaced
 }
+
+// shared is whether processes of the same service that must not be ended with this
+// one are in the cgroup. One that was replaced, or is to replace another, counts
+// itself.
+func (p *process) shared() bool { return p.others != nil && p.others.Load() > 0 }
 
 // A pidFile is what the next supervisor needs to find a process again. A pid can
 // be that of another process later; with the time of its start it cannot.
@@ -36,6 +46,8 @@ type pidFile struct {
 	PID   int       `json:"pid"`
 	Start uint64    `json:"start"` // ticks since the machine started
 	Time  time.Time `json:"time"`
+
+	Until time.Duration `json:"until,omitempty"` // as process.until
 }
 
 // start starts a process. Output is the FIFO that it writes to.
@@ -73,21 +85,33 @@ func start(spec Spec, g cgroup, pidPath, output string) (*process, error) {
 	// The database and the manager are worth more than an app when the whole machine
 	// has no memory left.
 	os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), []byte("300"), 0)
-	if stat, err := readStat(p.pid); err == nil {
-		text, _ := json.Marshal(pidFile{p.pid, stat.start, p.started})
-		err = atomicfile.WriteQuick(pidPath, text, 0o600)
-		if err != nil {
-			p.killAll()
-			cmd.Wait()
-			return nil, fmt.Errorf("cannot write the pid file: %w", err)
-		}
+	// An app may have filled the file system of the pid files. With a cgroup, the
+	// next manager knows whose process it is anyway, and starts a new one.
+	if err := p.save(pidPath); err != nil && g == "" {
+		p.killSession()
+		cmd.Wait()
+		unix.Close(fd)
+		return nil, err
 	}
 	if err := p.watch(fd); err != nil {
-		p.killAll()
+		p.killSession()
 		cmd.Wait()
 		return nil, err
 	}
 	return p, nil
+}
+
+// save writes the pid file. A process that is gone needs none.
+func (p *process) save(path string) error {
+	stat, err := readStat(p.pid)
+	if err != nil {
+		return nil
+	}
+	text, _ := json.Marshal(pidFile{p.pid, stat.start, p.started, p.until})
+	if err := atomicfile.WriteQuick(path, text, 0o600); err != nil {
+		return fmt.Errorf("cannot write the pid file: %w", err)
+	}
+	return nil
 }
 
 // adopt finds the process of a service that an earlier supervisor has started;
@@ -112,7 +136,7 @@ func adopt(g cgroup, pidPath string) *process {
 		unix.Close(fd)
 		return nil
 	}
-	p := &process{pid: f.PID, cgroup: g, started: f.Time, ended: make(chan struct{})}
+	p := &process{pid: f.PID, cgroup: g, started: f.Time, until: f.Until, ended: make(chan struct{})}
 	p.count()
 	if p.watch(fd) != nil {
 		return nil
@@ -159,13 +183,17 @@ func (p *process) signal(sig unix.Signal) {
 }
 
 // killAll ends the process and all that it has started. Without a cgroup these are
-// those that did not leave its session.
+// those that did not leave its session, as they are if the cgroup is shared.
 func (p *process) killAll() {
-	if p.cgroup != "" {
+	if p.cgroup != "" && !p.shared() {
 		p.cgroup.write("cgroup.kill", "1")
 		p.killed = true
 		return
 	}
+	p.killSession()
+}
+
+func (p *process) killSession() {
 	if p.pid > 1 {
 		syscall.Kill(-p.pid, syscall.SIGKILL)
 	}
@@ -178,10 +206,10 @@ func (p *process) count() {
 }
 
 // finish clears up behind a process that has ended and says how it did.
-func (p *process) finish() End {
+func (p *process) finish(ctx context.Context) End {
 	end := End{PID: p.pid, Time: time.Now(), Ran: time.Since(p.started), Code: -1}
-	if p.cgroup == "" {
-		p.killAll() // before the process is reaped: its number still belongs to it
+	if p.cgroup == "" || p.shared() && p.cmd != nil {
+		p.killSession() // before the process is reaped: its number still belongs to it
 	}
 	if p.cmd != nil {
 		p.cmd.Wait()
@@ -199,7 +227,9 @@ func (p *process) finish() End {
 		oom, _ := p.cgroup.number("memory.events", "oom_kill")
 		pids, _ := p.cgroup.number("pids.events", "max")
 		end.OutOfMemory, end.ProcessLimit = oom > p.oom, pids > p.pids
-		p.cgroup.clear(p.killed)
+		if !p.shared() {
+			p.cgroup.clear(ctx, p.killed)
+		}
 	}
 	return end
 }
@@ -216,6 +246,7 @@ type End struct {
 	OutOfMemory  bool           // the kernel killed it for its memory limit
 	ProcessLimit bool           // it was refused processes while it ran
 	Asked        bool           // somebody wanted it to end
+	Replaced     bool           // another process had taken its place before
 	Reason       string         // why the supervisor ended it: it hung
 }
 

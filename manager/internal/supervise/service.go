@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,24 +26,32 @@ type Service struct {
 	life   context.Context
 	done   chan struct{} // the loop has ended
 
-	mu      sync.Mutex
-	spec    Spec
-	wanted  bool
-	fresh   bool // started on purpose: no delay
-	status  Status
-	changed chan struct{} // closed at the next change of status
-	adopted *process
-	stops   int // times that it came to be stopped
-	early   int // ends one after the other of a process that had not settled
-	sampled time.Time
-	usage   Usage
+	replace   chan replacement
+	others    atomic.Int32   // processes besides the one of status
+	lingering sync.WaitGroup // those of them that were replaced
+
+	mu       sync.Mutex
+	spec     Spec
+	wanted   bool
+	idle     bool // the loop starts nothing until it is woken
+	removed  bool
+	fresh    bool // started on purpose: no delay
+	status   Status
+	running  time.Time     // since when the process is ready; zero: it is not
+	changed  chan struct{} // closed at the next change of status
+	adopted  *process
+	replaced []*replaced // the oldest first
+	stops    int         // times that it came to be stopped
+	early    int         // ends one after the other of a process that had not settled
+	sampled  time.Time
+	usage    Usage
 }
 
 func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 	service := &Service{
 		name: spec.Name, s: s, spec: spec, hooks: hooks,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		status: Status{State: model.Stopped, Since: time.Now()},
+		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}), replace: make(chan replacement),
+		status: Status{State: model.Stopped, Since: time.Now()}, idle: true,
 	}
 	if s.cgroup != "" {
 		service.cgroup = cgroup(filepath.Join(s.cgroup, spec.Name))
@@ -53,12 +62,15 @@ func newService(s *Supervisor, spec Spec, hooks Hooks) (*Service, error) {
 		return nil, err
 	}
 	if p := adopt(service.cgroup, s.file(spec.Name, ".pid")); p != nil {
-		service.adopted, service.wanted = p, true
+		p.others = &service.others
+		service.adopted, service.wanted, service.idle, service.status.PID = p, true, false, p.pid
 		if err := service.limit(spec.Limits); err != nil {
 			s.o.Log("%s: cannot set the limits: %v", spec.Name, err)
 		}
-	} else if service.cgroup != "" {
-		service.cgroup.clear(true) // of an app whose main process is gone
+	}
+	service.findReplaced()
+	if service.others.Load() > 0 {
+		service.wanted, service.idle = true, false // its main process has ended meanwhile, or still runs
 	}
 	return service, nil
 }
@@ -69,7 +81,7 @@ func (s *Service) Name() string { return s.name }
 // Start wants the service to run. One that waits is started now.
 func (s *Service) Start() {
 	s.mu.Lock()
-	s.wanted, s.fresh = true, true
+	s.wanted, s.fresh = !s.removed, true
 	s.mu.Unlock()
 	s.notify()
 }
@@ -83,7 +95,7 @@ func (s *Service) Stop(ctx context.Context) error {
 	s.notify()
 	for {
 		s.mu.Lock()
-		stopped, changed := s.status.State == model.Stopped || s.stops != stops, s.changed
+		stopped, changed := s.status.State == model.Stopped && s.idle || s.stops != stops, s.changed
 		s.mu.Unlock()
 		if stopped {
 			return nil
@@ -146,11 +158,48 @@ func (s *Service) wants() bool {
 	return s.wanted
 }
 
+// remove makes the last Stop last. It fails if the service is not stopped, or about
+// to be started.
+func (s *Service) remove() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.State != model.Stopped || !s.idle || s.wanted {
+		return fmt.Errorf("internal error: %s is removed while it is %s", s.name, s.status.State)
+	}
+	s.removed = true
+	return nil
+}
+
+// turn decides whether a process is to be started. Stop must not take a service
+// for stopped between this and the start.
+func (s *Service) turn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idle = !s.wanted; s.idle {
+		close(s.changed) // for Stop, which waits for this when the state stays
+		s.changed = make(chan struct{})
+	}
+	return s.wanted
+}
+
 // loop runs the service until the supervisor is closed.
 func (s *Service) loop() {
 	defer close(s.done)
+	defer s.lingering.Wait()
+	s.mu.Lock()
+	adopted := s.adopted != nil
+	s.mu.Unlock()
+	if !adopted && s.others.Load() == 0 && s.cgroup != "" {
+		s.cgroup.clear(s.life, true) // of an app whose main process is gone
+	}
+	if adopted { // Also if it was stopped by now: run ends it.
+		if p := s.begin(); p != nil {
+			s.run(p)
+		}
+	}
 	for s.life.Err() == nil {
-		if !s.wants() {
+		if !s.turn() {
+			s.endReplaced()
 			s.to(model.Stopped, func(st *Status) { st.PID = 0 })
 			select {
 			case <-s.wake:
@@ -192,6 +241,7 @@ func (s *Service) begin() *process {
 		s.wait(delay)
 		return nil
 	}
+	p.others = &s.others
 	s.out.say("started, pid %d", p.pid)
 	s.to(model.Starting, func(st *Status) { st.PID, st.Adopted = p.pid, false })
 	return p
@@ -224,12 +274,17 @@ func (s *Service) run(p *process) {
 				continue
 			}
 			if err == nil {
+				s.mu.Lock()
+				s.running = time.Now()
+				s.mu.Unlock()
 				s.to(model.Running, nil)
 				tick = ticks.C
 			} else if s.life.Err() == nil && !closed(p.ended) {
 				reason = fmt.Sprintf("it did not become ready: %v", err)
 				s.abort(p, reason)
 			}
+		case r := <-s.replace:
+			p = s.succeed(p, r)
 		case <-tick:
 			tick = nil // until it has answered
 			if s.hooks.Alive == nil {
@@ -342,12 +397,17 @@ func (s *Service) ends(p *process, wait time.Duration) bool {
 
 // end tells of an end, and waits until the service is to be started again.
 func (s *Service) end(p *process, reason string, asked bool) {
-	end := p.finish()
+	if asked {
+		s.endReplaced()
+	}
+	end := p.finish(s.life)
 	end.Service, end.Reason, end.Asked = s.name, reason, asked
 	s.mu.Lock()
-	if end.Ran >= s.s.o.Settled {
+	// One that is waited for until it is given up has run long, too, but done nothing.
+	if s.s.o.Settled < 0 || !s.running.IsZero() && time.Since(s.running) >= s.s.o.Settled {
 		s.early = 0
 	}
+	s.running = time.Time{}
 	s.early++
 	delay := s.delay()
 	s.mu.Unlock()

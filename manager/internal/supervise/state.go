@@ -23,7 +23,7 @@ type Status struct {
 var transitions = map[model.State][]model.State{
 	model.Stopped:  {model.Starting, model.Failed},
 	model.Starting: {model.Running, model.Stopping, model.Waiting, model.Stopped},
-	model.Running:  {model.Stopping, model.Waiting, model.Stopped},
+	model.Running:  {model.Running, model.Stopping, model.Waiting, model.Stopped}, // the first: replaced
 	model.Waiting:  {model.Starting, model.Stopped, model.Failed},
 	model.Stopping: {model.Stopped, model.Waiting},
 	model.Failed:   {model.Starting, model.Stopped, model.Failed},
@@ -40,6 +40,7 @@ func (s *Service) to(state model.State, change func(*Status)) {
 	}
 	if state == model.Stopped {
 		s.stops++
+		s.idle = !s.wanted
 	}
 	s.status.State, s.status.Since, s.status.Next = state, time.Now(), time.Time{}
 	if change != nil {

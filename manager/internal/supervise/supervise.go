@@ -168,12 +168,15 @@ func (s *Supervisor) Add(spec Spec, hooks Hooks) (*Service, error) {
 
 // Remove forgets a service, which must be stopped.
 func (s *Supervisor) Remove(service *Service) error {
-	if st := service.Status(); st.State != model.Stopped {
-		return fmt.Errorf("internal error: %s is removed while it is %s", service.name, st.State)
+	if err := service.remove(); err != nil {
+		return err
 	}
-	s.mu.Lock()
-	delete(s.services, service.name)
-	s.mu.Unlock()
+	// The name is free for another when nothing of this one is left.
+	defer func() {
+		s.mu.Lock()
+		delete(s.services, service.name)
+		s.mu.Unlock()
+	}()
 	service.cancel()
 	<-service.done
 	service.out.close()
@@ -184,6 +187,10 @@ func (s *Supervisor) Remove(service *Service) error {
 	}
 	return nil
 }
+
+// Detach leaves all processes to themselves: that a hook fails from now on, because
+// what it asks is being closed, ends none of them. Close has to follow.
+func (s *Supervisor) Detach() { s.cancel() }
 
 // Close ends the supervision. The processes go on, for the next supervisor.
 func (s *Supervisor) Close() {

@@ -11,6 +11,8 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+
+	"appplatform/internal/browsertest"
 	"github.com/chromedp/chromedp/kb"
 
 	"appplatform/manager/internal/model"
@@ -32,7 +34,7 @@ func TestAdministrator(t *testing.T) {
 	var device atomic.Value // what answers instead of the manager
 	device.Store("")
 	site := New(p, Options{Folder: t.TempDir()})
-	u := user{t, browse(t), serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	u := user{t, browsertest.Tab(t, nil, nil), serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch device.Load() {
 		case "":
 			site.ServeHTTP(w, r)
@@ -123,6 +125,19 @@ func TestAdministrator(t *testing.T) {
 	device.Store("")
 	u.see("location.search + document.querySelector('h1')?.innerText + document.querySelector('[role=status]')?.innerText", "?from=160001UpdateImage 160004 is running now.")
 
+	// A manager that was away is heard again.
+	u.open("/manager/app/notes")
+	device.Store("away")
+	site.EndSessions()
+	secret := site.sessions.begin()
+	u.do(network.SetCookie(sessionCookie, secret).WithURL(u.base + Base).WithPath(Base).WithSecure(true).WithHTTPOnly(true))
+	if err := p.StartService(t.Context(), "notes", model.Actor{}); err != nil {
+		t.Fatal(err)
+	}
+	u.see("document.getElementById('lost')?.innerText", "does not answer")
+	device.Store("")
+	u.see("document.getElementById('lost') === null && document.querySelector('#app .state').innerText", "starting")
+
 	// On a narrow screen the navigation is a menu, which keys can open.
 	u.size(390)
 	u.open("/manager")
@@ -146,7 +161,7 @@ func TestWithoutScript(t *testing.T) {
 		t.Skip("a browser takes a while")
 	}
 	p := newPlatform()
-	u := user{t, browse(t), serve(t, New(p, Options{Folder: t.TempDir()}))}
+	u := user{t, browsertest.Tab(t, nil, nil), serve(t, New(p, Options{Folder: t.TempDir()}))}
 	u.do(network.SetExtraHTTPHeaders(network.Headers{"Accept-Language": "en"}), emulation.SetScriptExecutionDisabled(true))
 	u.size(1280)
 	u.signIn("pwd")
@@ -163,5 +178,5 @@ func TestWithoutScript(t *testing.T) {
 	u.see("document.getElementById('dbpassword')?.type + document.getElementById('dbpassword')?.value", "textrandom-db-password")
 	// The key Enter saves, and presses none of the other buttons.
 	u.do(chromedp.SendKeys("#name", "\r"))
-	u.see("document.querySelector('[role=status]')?.innerText", "The instance notes-two was made.")
+	u.see("document.querySelector('[role=status]')?.innerText", "The instance notes-two was created.")
 }

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -21,62 +20,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
-	"appplatform/internal/testtools"
-	"appplatform/tooltree"
+	"appplatform/internal/browsertest"
 )
-
-// browse starts Debian's Chromium, which ends with the test.
-func browse(t *testing.T) context.Context {
-	t.Helper()
-	profile := t.TempDir()
-	tools := testtools.Open(t, tooltree.Browser)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd, err := tools.Command(ctx, tooltree.Cmd{
-		Args: []string{"chromium-headless-shell", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-			"--remote-debugging-port=0", "--user-data-dir=" + profile, "about:blank"},
-		Writable: []string{profile}, Stderr: w, Family: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait()
-		r.Close()
-	})
-	address := make(chan string, 1)
-	go func() {
-		lines := bufio.NewScanner(r)
-		for lines.Scan() {
-			if _, url, ok := strings.Cut(lines.Text(), "DevTools listening on "); ok {
-				address <- url
-			}
-		}
-	}()
-	select {
-	case url := <-address:
-		alloc, stop := chromedp.NewRemoteAllocator(ctx, url, chromedp.NoModifyURL)
-		// It complains of events that are newer than it.
-		tab, end := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {}))
-		t.Cleanup(func() { end(); stop() })
-		// The tab lives as long as the context of the first actions.
-		if err := chromedp.Run(tab); err != nil {
-			t.Fatalf("cannot open a page: %v", err)
-		}
-		return tab
-	case <-time.After(time.Minute):
-		t.Fatal("the browser does not start")
-	}
-	return nil
-}
 
 // A user sits at a browser.
 type user struct {
@@ -148,10 +93,10 @@ func (u user) size(width int64) {
 	u.do(chromedp.EmulateViewport(width, 900))
 }
 
-// scheme is what the system asks for.
+// scheme is what the system asks for. Bars would take room that pictures lack.
 func (u user) scheme(name string) {
 	u.Helper()
-	u.do(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
+	u.do(emulation.SetScrollbarsHidden(true), emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
 }
 
 func (u user) picture(name string) {
@@ -208,7 +153,7 @@ func TestPictures(t *testing.T) {
 		t.Skip("a browser takes a while")
 	}
 	axe := axeSource(t)
-	u := user{t, browse(t), serve(t, New(newPlatform(), Options{Folder: t.TempDir()}))}
+	u := user{t, browsertest.Tab(t, nil, nil), serve(t, New(newPlatform(), Options{Folder: t.TempDir()}))}
 	var mu sync.Mutex
 	var complaints []string
 	chromedp.ListenTarget(u.tab, func(event any) {

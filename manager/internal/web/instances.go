@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,11 +48,10 @@ func (v *visit) passwords() error {
 
 // An instanceForm is an instance as it is being typed.
 type instanceForm struct {
-	I     model.Instance
-	New   bool
-	App   string
-	Show  map[string]bool // passwords in clear
-	Local bool
+	I    model.Instance
+	New  bool
+	App  string
+	Show map[string]bool // passwords in clear
 }
 
 func (v *visit) newInstance() error {
@@ -60,14 +60,23 @@ func (v *visit) newInstance() error {
 		return err
 	}
 	i := model.Instance{Service: s.ID, Name: v.r.URL.Query().Get("name"), Domain: v.r.URL.Query().Get("domain"), LogFlags: wire.DefaultFlags}
-	if i.Name == "" {
-		i.Name = s.ID
-	}
 	// Whoever has one domain has all instances in it.
 	if i.Domain == "" && len(s.Instances) > 0 {
 		i.Domain = s.Instances[0].Domain
 	}
+	if i.Name == "" {
+		i.Name = freeName(s, i.Domain)
+	}
 	return v.showInstanceForm(http.StatusOK, instanceForm{I: i, New: true, App: s.Title}, nil)
+}
+
+// freeName is that of the app, with a number if there is such an instance.
+func freeName(s model.Service, domain string) string {
+	name := s.ID
+	for n := 2; slices.ContainsFunc(s.Instances, func(i model.Instance) bool { return i.Name == name && i.Domain == domain }); n++ {
+		name = s.ID + strconv.Itoa(n)
+	}
+	return name
 }
 
 func (v *visit) showInstanceForm(status int, f instanceForm, m *message) error {
@@ -138,7 +147,7 @@ func (v *visit) createInstance() error {
 	if err != nil {
 		return v.showInstanceForm(http.StatusUnprocessableEntity, f, newMessage(err))
 	}
-	return v.done(nil, v.t("The instance %s was made.", i.Name), instancePath(i.ID))
+	return v.done(nil, v.t("The instance %s was created.", i.Name), instancePath(i.ID))
 }
 
 func (v *visit) editInstance() error {

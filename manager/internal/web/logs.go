@@ -134,8 +134,14 @@ func (v *visit) followLog() error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
 	read := make(chan []byte)
+	// The log is closed when nobody reads it any more.
+	defer func() {
+		cancel()
+		for range read {
+		}
+		log.Close()
+	}()
 	go func() {
 		defer close(read)
 		_ = readLines(log, func(line []byte) error {

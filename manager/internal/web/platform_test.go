@@ -38,6 +38,7 @@ type platform struct {
 	pem      string
 	linux    map[string]string
 	uploaded string
+	by       []model.Actor // who signed in or stopped an app
 	log      func(follow bool) io.ReadCloser
 }
 
@@ -125,6 +126,7 @@ func (p *platform) Notices(context.Context) []model.Notice {
 
 func (p *platform) SignIn(_ context.Context, password string, by model.Actor) error {
 	defer p.lock()()
+	p.by = append(p.by, by)
 	if password == p.password {
 		return nil
 	}
@@ -222,6 +224,7 @@ func (p *platform) StartService(_ context.Context, id string, by model.Actor) er
 	return p.run(id, true, model.Starting)
 }
 func (p *platform) StopService(_ context.Context, id string, by model.Actor) error {
+	p.by = append(p.by, by)
 	return p.run(id, false, model.Stopped)
 }
 func (p *platform) RestartService(_ context.Context, id string, by model.Actor) error {

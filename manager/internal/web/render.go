@@ -88,19 +88,50 @@ type notice struct {
 	Href, Way string
 }
 
-// ways are where notices lead, by their codes.
-var ways = map[string]struct{ href, text string }{
-	"default-password": {"/settings/security#password", "Change the password"},
-	"certificate":      {"/settings/security", "Show the certificate"},
-	"database":         {"/logs", "Show the logs"},
-	"disk":             {"/monitor#disk", "What takes the room"},
-	"crash":            {"/dumps", "Crashes and core dumps"},
-	"image-trial":      {"/settings/update", "Show the update"},
-	"image":            {"/settings/update", "Show the update"},
-	"resize":           {"/settings/resize", "Use the whole disk"},
-	"timezone":         {"/settings", "Settings"},
-	"time":             {"/settings", "Settings"},
-	"store":            {"/settings", "Settings"},
+// ways are where notices lead, by what their codes begin with.
+var ways = []struct{ code, href, text string }{
+	{"default-password", "/settings/security#password", "Change the password"},
+	{"certificate", "/settings/security", "Show the certificate"},
+	{"database", "/logs?name=postgresql", "Show the log"},
+	{"webserver", "/logs?name=webserver", "Show the log"},
+	{"disk", "/monitor#disk", "What takes the room"},
+	{"folders", "/monitor#disk", "What takes the room"},
+	{"snapshot", "/monitor#disk", "What takes the room"},
+	{"crash-", "/app/", "Show the app"},
+	{"app-", "/app/", "Show the app"},
+	{"image-trial", "/settings/update", "Show the update"},
+	{"image-", "/app/", "Show the app"},
+	{"image", "/settings/update", "Show the update"},
+	{"crash", "/dumps", "Crashes and core dumps"},
+	{"resize", "/settings/resize", "Use the whole disk"},
+	{"firstboot", "/settings", "Settings"},
+	{"time", "/settings", "Settings"},
+	{"store", "/settings", "Settings"},
+}
+
+// lead finds the way of a notice. Codes of apps and instances end in their names.
+func lead(n model.Notice, services []model.Service) notice {
+	n.Text, n.Hint = sentence(n.Text), sentence(n.Hint)
+	if key, ok := strings.CutPrefix(n.Code, "instance-"); ok {
+		for _, s := range services {
+			for _, i := range s.Instances {
+				if i.Key() == key {
+					return notice{n, instancePath(i.ID), "Show the instance"}
+				}
+			}
+		}
+	}
+	for _, way := range ways {
+		rest, ok := strings.CutPrefix(n.Code, way.code)
+		if !ok || way.href == "/app/" && find(services, rest) == nil {
+			continue
+		}
+		if way.href == "/app/" {
+			return notice{n, appPath(rest), way.text}
+		}
+		return notice{n, Base + way.href, way.text}
+	}
+	return notice{Notice: n}
 }
 
 // newPage knows what every page shows. What cannot be had at the moment is left
@@ -125,8 +156,7 @@ func (v *visit) newPage(title, content string, data any) *page {
 		p.Trouble = newMessage(err)
 	}
 	for _, n := range v.p.Notices(ctx) {
-		way := ways[n.Code]
-		p.Notices = append(p.Notices, notice{Notice: n, Href: way.href, Way: way.text})
+		p.Notices = append(p.Notices, lead(n, p.Services))
 	}
 	for _, j := range v.p.Jobs(ctx) {
 		if j.Ended.IsZero() {

@@ -282,10 +282,8 @@ func (v *visit) signIn() error {
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, 64<<10)
 	to := local(v.r.PostFormValue("to"))
 	switch err := v.p.SignIn(v.r.Context(), v.r.PostFormValue("password"), v.by); {
-	case errors.Is(err, model.ErrPassword):
-		m := newMessage(err)
-		m.Text = v.t("The password is wrong.")
-		return v.showSignIn(http.StatusUnauthorized, to, m)
+	case err == model.ErrPassword:
+		return v.showSignIn(http.StatusUnauthorized, to, &message{Text: v.t("The password is wrong.")})
 	case errors.Is(err, model.ErrUnavailable):
 		return v.showSignIn(http.StatusServiceUnavailable, to, newMessage(err))
 	case err != nil:

@@ -253,13 +253,21 @@ func quiet(r *http.Request) bool {
 }
 
 // stranger is sent to the page where one signs in, and from there to where he
-// wanted to go.
+// wanted to go. A form that comes too late is lost.
 func (v *visit) stranger() {
-	if v.r.Method != http.MethodGet || quiet(v.r) {
+	switch {
+	case quiet(v.r):
 		http.Error(v.w, v.t("You are not signed in any more."), http.StatusUnauthorized)
-		return
+	case v.r.Method == http.MethodPost:
+		from, err := url.Parse(v.r.Referer())
+		to := Base
+		if err == nil {
+			to = local(from.RequestURI())
+		}
+		_ = v.showSignIn(http.StatusUnauthorized, to, &message{Text: v.t("You are not signed in any more.")})
+	default:
+		http.Redirect(v.w, v.r, Base+"/signin?to="+url.QueryEscape(v.r.URL.RequestURI()), http.StatusSeeOther)
 	}
-	http.Redirect(v.w, v.r, Base+"/signin?to="+url.QueryEscape(v.r.URL.RequestURI()), http.StatusSeeOther)
 }
 
 // fail shows what went wrong instead of a page.
@@ -306,7 +314,16 @@ type message struct {
 
 func newMessage(err error) *message {
 	text, hint, _ := strings.Cut(err.Error(), "\nhint: ")
-	return &message{Text: text, Hint: hint}
+	return &message{Text: sentence(text), Hint: sentence(hint)}
+}
+
+// sentence begins what programs say with a capital letter, unless a name comes first.
+func sentence(text string) string {
+	switch first, _, _ := strings.Cut(text, " "); first {
+	case "a", "an", "cannot", "change", "it", "its", "no", "nobody", "nothing", "set", "some", "start", "the", "there", "this", "try", "wait":
+		return strings.ToUpper(text[:1]) + text[1:]
+	}
+	return text
 }
 
 // actor is who signs in here: there is one administrator.

@@ -1,5 +1,5 @@
-// badapp is an app that misbehaves in the way that the file "how" in its working
-// folder, or the name of an instance, says.
+// badapp is an app that misbehaves in the way that the bytes behind its program, or
+// the name of an instance, say.
 package main
 
 import (
@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -71,24 +70,6 @@ func start(ctx context.Context, i *app.Instance) (http.Handler, error) {
 		go func() {
 			for ctx.Err() == nil {
 				fmt.Println(strings.Repeat("flood ", 100))
-			}
-		}()
-	case "eat":
-		go func() {
-			var eaten [][]byte
-			for ctx.Err() == nil {
-				b := make([]byte, 1<<20)
-				for j := range b {
-					b[j] = 1
-				}
-				eaten = append(eaten, b)
-			}
-			_ = eaten
-		}()
-	case "fork":
-		go func() {
-			for ctx.Err() == nil {
-				_ = exec.CommandContext(ctx, "/bin/sleep", "1000").Start()
 			}
 		}()
 	}

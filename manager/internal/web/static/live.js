@@ -15,14 +15,13 @@ async function renew() {
     const page = await parse(answer);
     document.querySelectorAll("[data-part]").forEach(part => {
       const fresh = page.getElementById(part.id);
-      if (!fresh || fresh.outerHTML == part.outerHTML) return;
+      if (!fresh || fresh.innerHTML == part.innerHTML) return;
       const focus = part.contains(document.activeElement) && document.activeElement;
       const key = focus && [...part.querySelectorAll("a,button,[tabindex]")].indexOf(focus);
-      const scrolled = part.scrollTop;
-      part.replaceWith(fresh);
-      fresh.scrollTop = scrolled;
+      // The part itself stays: screen readers listen to it.
+      part.replaceChildren(...fresh.childNodes);
       if (focus) {
-        const all = [...fresh.querySelectorAll("a,button,[tabindex]")];
+        const all = [...part.querySelectorAll("a,button,[tabindex]")];
         (all.find(e => e.textContent == focus.textContent && e.getAttribute("href") == focus.getAttribute("href")) || all[key] || $("#main")).focus();
       }
     });
@@ -41,20 +40,36 @@ function lost(yes) {
   } else if (!yes && note) note.remove();
 }
 
-if (document.body.dataset.live && !$("[data-away]:not(:has([data-part]))")) {
-  const events = new EventSource("/manager/events");
-  let failed;
-  events.onmessage = event => {
-    clearTimeout(failed); failed = 0; lost(false);
-    if (event.data == "changed" || events.before) renew();
-    events.before = true;
+// listen goes on when the manager was away: a browser does not try again by itself
+// when somebody answers in its place.
+function listen(url, on) {
+  let events;
+  const connect = () => {
+    events = new EventSource(url);
+    events.onopen = () => on.open?.();
+    events.onmessage = event => on.message(event.data);
+    events.onerror = () => {
+      on.lost();
+      if (events.readyState != EventSource.CLOSED) return;
+      get("/manager/live").then(answer => answer.status == 401 && location.reload(), () => {});
+      setTimeout(connect, 3000);
+    };
   };
-  // Browsers try again by themselves; a short break is nobody's concern.
-  events.onerror = () => {
-    if (!$("[data-away]")) failed ||= setTimeout(lost, 3000, true);
-    if (events.readyState == 2) get("/manager/live").then(a => a.status == 401 && location.reload(), () => {});
-  };
+  connect();
   addEventListener("pagehide", () => events.close());
+}
+
+if (document.body.dataset.live) {
+  let failed, before;
+  listen("/manager/events", {
+    message(text) {
+      clearTimeout(failed); failed = 0; lost(false);
+      if (text == "changed" || before) renew();
+      before = true;
+    },
+    // A short break is nobody's concern, nor is the absence that a page waits for.
+    lost() { if (!$("[data-away]")) failed ||= setTimeout(lost, 3000, true); },
+  });
   document.addEventListener("visibilitychange", () => again && renew());
 }
 
@@ -106,15 +121,17 @@ document.querySelectorAll("pre.log").forEach(toEnd);
 
 const log = $("[data-follow]");
 if (log) {
-  const state = $("#follow-state"), stream = new EventSource(log.dataset.follow);
-  stream.onopen = () => { log.textContent = ""; state.textContent = state.dataset.following; };
-  stream.onerror = () => state.textContent = state.dataset.lost;
-  stream.onmessage = event => {
-    const end = atEnd(log);
-    log.append(event.data + "\n");
-    while (log.childNodes.length > 2000) log.firstChild.remove();
-    if (end) toEnd(log);
-  };
+  const state = $("#follow-state");
+  listen(log.dataset.follow, {
+    open() { log.textContent = ""; state.textContent = state.dataset.following; },
+    lost() { state.textContent = state.dataset.lost; },
+    message(text) {
+      const end = atEnd(log);
+      log.append(text + "\n");
+      while (log.childNodes.length > 2000) log.firstChild.remove();
+      if (end) toEnd(log);
+    },
+  });
 }
 
 // A device that restarts is away, then perhaps its ramdisk answers, then we do again,
@@ -131,7 +148,10 @@ if (away) {
       location = away.dataset.next;
       return;
     }
-    if (!started) state.textContent = away.dataset.gone;
+    if (!started) {
+      state.textContent = away.dataset.gone;
+      $("#away-job")?.setAttribute("hidden", "");
+    }
     if (answer && answer.ok && !started) {
       const text = await answer.text().catch(() => "");
       if (text) { box.textContent = text; toEnd(box); }
