@@ -3,6 +3,8 @@ package manager
 import (
 	"encoding/json"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // F8: which image can be gone back to, by what `apagent status --json` says.
@@ -21,5 +23,18 @@ func TestPreviousImage(t *testing.T) {
 		if got := s.previous(); got != test.want {
 			t.Errorf("%s: previous() = %q; want %q", test.name, got, test.want)
 		}
+	}
+}
+
+// A listener that was handed to a program is still non-blocking for everybody.
+func TestListenerDoesNotBlock(t *testing.T) {
+	f, err := openListener("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0) // Fd is what starting a program calls
+	if err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("its flags are %#o, %v; want O_NONBLOCK", flags, err)
 	}
 }

@@ -209,13 +209,17 @@ func receivedFiles(oob []byte) (files []*os.File, err error) {
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
+			_ = unix.SetNonblock(fd, true)
 			files = append(files, os.NewFile(uintptr(fd), "listener"))
 		}
 	}
 	return files, nil
 }
 
-// openListener makes a listener that outlives this process in others.
+// openListener makes a listener that outlives this process in others. It stays
+// non-blocking, which all who have it share: a file of net's own becomes blocking when
+// it is handed to a program, and then a webserver that ends waits for somebody to
+// connect.
 func openListener(address string) (*os.File, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -226,7 +230,16 @@ func openListener(address string) (*os.File, error) {
 	if !ok {
 		return nil, errors.New("internal error: no TCP listener")
 	}
-	return t.File()
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	failed := raw.Control(func(listener uintptr) { fd, err = unix.FcntlInt(listener, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(failed, err); err != nil {
+		return nil, fmt.Errorf("cannot keep a listener: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "listener"), nil
 }
 
 // register asks the webserver for requests below paths, as long as ctx lasts.
