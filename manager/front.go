@@ -6,6 +6,9 @@ import (
 	"appplatform/manager/internal/api"
 )
 
+// ownPaths are those that the manager registers for itself.
+var ownPaths = []string{"", "/manager"}
+
 // handler answers what the webserver hands on: the root leads to the pages, and
 // nothing else is there.
 func (m *Manager) handler() http.Handler {

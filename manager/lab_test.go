@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -90,6 +91,11 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the manager's log:\n%s", logs)
+			if l.m != nil {
+				for _, n := range l.m.Notices(context.Background()) {
+					t.Logf("notice %s: %s", n.Code, n.Text)
+				}
+			}
 			files, _ := filepath.Glob(root + "/var/log/apps/*/*.log")
 			for _, f := range files {
 				text, _ := readTail(f, 3000)
@@ -164,14 +170,19 @@ func (l *lab) copy(program, name string) {
 	}
 }
 
+// freePort is one that nobody gets by chance: the kernel gives others to those that
+// want any port.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 // start runs a manager in this process, until the test ends.

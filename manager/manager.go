@@ -65,6 +65,7 @@ type Manager struct {
 	sizes    map[string]int64 // of databases
 	sizesAt  time.Time
 	pgNumber string
+	changes  uint64 // since the manager was started, and the time of that in ns
 	changed  chan struct{}
 	offers   offers
 	images   imageList
@@ -78,7 +79,7 @@ var errLocked = supervise.ErrLocked
 func New(o Options) (*Manager, error) {
 	o = o.defaults()
 	m := &Manager{o: o, platform: o.platform(), disk: appstore.Disk(o.path(appsDir)), users: users.Table{Root: o.Root}, started: time.Now(),
-		services: map[string]*service{}, settings: state.DefaultSettings, changed: make(chan struct{}), sizes: map[string]int64{},
+		services: map[string]*service{}, settings: state.DefaultSettings, changed: make(chan struct{}), changes: uint64(time.Now().UnixNano()), sizes: map[string]int64{},
 		control: &control{socket: o.run("webserver/control.sock")}, listen: map[string]*os.File{}}
 	m.jobs = &jobs{changed: m.touch}
 	m.notices = &notices{changed: m.touch, list: map[string]model.Notice{}}
@@ -160,8 +161,10 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 		defer close(webserver)
 		m.runWebserver(ctx)
 	})
+	gone := make(chan struct{}) // The webserver sends nothing here any more.
 	work.Go(func() {
-		register(ctx, m.o.run("webserver/webserver.sock"), m.o.run("manager-http.sock"), []string{"", "/manager"}, func(f string, a ...any) { m.o.Log.Info(fmt.Sprintf(f, a...)) })
+		defer close(gone)
+		register(ctx, m.o.run("webserver/webserver.sock"), m.o.run("manager-http.sock"), ownPaths, func(f string, a ...any) { m.o.Log.Info(fmt.Sprintf(f, a...)) })
 	})
 	work.Go(func() { m.follow(ctx) })
 	work.Go(func() { m.watch(ctx) })
@@ -174,8 +177,11 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	}
 	m.jobs.close()
 	m.super.Detach()
-	// The next manager makes its sockets under these names: requests wait there.
+	// The next manager makes its sockets under these names: requests wait there. Those
+	// that the webserver has sent already are accepted first.
 	apps.Close()
+	<-gone
+	time.Sleep(lastRequests)
 	quiet, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	_ = server.Shutdown(quiet)
@@ -189,6 +195,9 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	m.cluster.Close()
 	return m.monitor.Save()
 }
+
+// lastRequests is when a request that the webserver is sending has surely come.
+const lastRequests = 100 * time.Millisecond
 
 // stopAll ends apps, and then the webserver, which their users see until then. It
 // may run although this manager has not come to know it: that is settled when the
@@ -225,13 +234,14 @@ func (m *Manager) touch() {
 	defer m.mu.Unlock()
 	close(m.changed)
 	m.changed = make(chan struct{})
+	m.changes++
 }
 
 // Changed is described at model.Platform.
-func (m *Manager) Changed() <-chan struct{} {
+func (m *Manager) Changed() (uint64, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.changed
+	return m.changes, m.changed
 }
 
 // ensureUsers makes the users that are missing: an image may be newer than the

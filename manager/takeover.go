@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"appplatform/internal/hint"
 	"appplatform/internal/wire"
+	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/supervise"
 )
 
@@ -45,6 +48,7 @@ func (m *Manager) restartWebserver(ctx context.Context) error {
 func (m *Manager) replaceWebserver(ctx context.Context, web *supervise.Service) error {
 	m.replacing.Lock()
 	defer m.replacing.Unlock()
+	m.awaitRegistrations(ctx)
 	for _, name := range m.webSockets() {
 		_ = os.Remove(name + beforeSuffix)
 		if err := os.Link(name, name+beforeSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -63,6 +67,47 @@ func (m *Manager) replaceWebserver(ctx context.Context, web *supervise.Service) 
 	m.settleTakeover(ctx, web.Status().PID)
 	m.greetWebserver(ctx) // what has changed may have been told to the successor
 	return err
+}
+
+// registrationTime is how long those who serve paths may take to say so to a webserver
+// that has just been started.
+const registrationTime = 5 * time.Second
+
+// awaitRegistrations lets the webserver know all that it is to know before it is
+// replaced: from then on nobody registers with it, and what waits in it for a path
+// would be refused.
+func (m *Manager) awaitRegistrations(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, registrationTime)
+	defer cancel()
+	for {
+		status, err := m.webserverStatus(ctx)
+		if err != nil {
+			return // It does not run.
+		}
+		wanted := slices.Clone(ownPaths)
+		m.mu.Lock()
+		for _, s := range m.services {
+			for _, i := range s.v.Instances {
+				if run := s.instances[i.ID]; run != nil && run.state == model.Running {
+					wanted = append(wanted, i.Path)
+				}
+			}
+		}
+		m.mu.Unlock()
+		there := func(path string) bool {
+			return slices.ContainsFunc(status.Registrations, func(r wire.RegisterOf) bool {
+				return r.Path == path || path != "" && strings.HasPrefix(r.Path, path+"/")
+			})
+		}
+		if !slices.ContainsFunc(wanted, func(path string) bool { return !there(path) }) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func (m *Manager) webSockets() []string {

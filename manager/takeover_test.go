@@ -148,6 +148,18 @@ func TestHandover(t *testing.T) {
 	}
 }
 
+// A webserver is replaced before anybody has had the time to register with it.
+func TestReplaceAtOnce(t *testing.T) {
+	l, i := demo(t)
+	requests, pages := l.ask(i.Path+"/", 200), l.ask("/manager/signin", 303)
+	for range 5 {
+		l.must(l.m.restartWebserver(t.Context()))
+	}
+	l.answers(i)
+	requests.check(t, "the app")
+	pages.check(t, "the pages")
+}
+
 // A webserver that does not become ready replaces nobody, the job says why, and the
 // version before is back; even if it had the sockets already.
 func TestBadWebserver(t *testing.T) {

@@ -242,6 +242,9 @@ func openListener(address string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "listener"), nil
 }
 
+// unregisterTime is how long the webserver may take to let a manager go.
+const unregisterTime = time.Second
+
 // register asks the webserver for requests below paths, as long as ctx lasts.
 // When it ends or drains, its successor is asked.
 func register(ctx context.Context, socket, listen string, paths []string, logf func(string, ...any)) {
@@ -273,7 +276,14 @@ func registerOnce(ctx context.Context, socket, listen string, paths []string) er
 	}
 	conn := wire.NewConn(raw)
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	// The webserver answers when it has taken the paths away: from then on requests wait
+	// for the next manager.
+	defer context.AfterFunc(ctx, func() {
+		_ = conn.SetDeadline(time.Now().Add(unregisterTime))
+		for i, path := range paths {
+			_ = conn.Send(wire.Unregister{Head: wire.Head{MT: "Unregister", ID: int64(len(paths) + i + 1)}, Path: path, Kind: wire.KindHTTP})
+		}
+	})()
 	for i, path := range paths {
 		m := wire.Register{Head: wire.Head{MT: "Register", ID: int64(i + 1)}, Path: path, Kind: wire.KindHTTP, Socket: listen}
 		if err := conn.Send(m); err != nil {
@@ -284,6 +294,9 @@ func registerOnce(ctx context.Context, socket, listen string, paths []string) er
 		m, err := conn.Receive()
 		if err != nil {
 			return err
+		}
+		if m.ID == int64(2*len(paths)) {
+			return ctx.Err()
 		}
 		var r wire.RegisterResult
 		if m.MT == "RegisterResult" && m.Decode(&r) == nil && r.Error != "" {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -235,6 +236,44 @@ func TestResend(t *testing.T) {
 		}
 		if !b.touched() {
 			t.Errorf("after %d bytes a body is untouched", size)
+		}
+	}
+}
+
+// A request that an app broke off is repeated once, if that does no harm.
+func TestRepeat(t *testing.T) {
+	l := open(t)
+	var asked atomic.Int32
+	l.app(wire.KindHTTP, func(w http.ResponseWriter, r *http.Request) {
+		if n := asked.Add(1); n == 1 || r.URL.Path == "/a/never" {
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprint(w, "here")
+	}, "/a")
+	for _, test := range []struct {
+		method, path, body string
+		asked              int32
+		status             int
+	}{
+		{"GET", "/a", "", 2, http.StatusOK},
+		{"HEAD", "/a", "", 2, http.StatusOK},
+		{"PROPFIND", "/a", "<propfind/>", 1, http.StatusBadGateway},
+		{"GET", "/a/never", "", 2, http.StatusBadGateway},
+		{"POST", "/a", "", 1, http.StatusBadGateway},
+		{"DELETE", "/a", "", 1, http.StatusBadGateway},
+	} {
+		for _, http2 := range []bool{false, true} {
+			asked.Store(0)
+			r, err := http.NewRequest(test.method, "https://"+l.https+test.path, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A connection that was used already is Go's to repeat.
+			l.table.paths["/a"][0].http.CloseIdleConnections()
+			answer, _ := do(t, client(t, http2), r)
+			if got := asked.Load(); got != test.asked || answer.StatusCode != test.status {
+				t.Errorf("h2 %t, %s %s: the app was asked %d times, the answer is %s; want %d and %d", http2, test.method, test.path, got, answer.Status, test.asked, test.status)
+			}
 		}
 	}
 }

@@ -54,16 +54,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	upgrade := isUpgrade(r)
 	wait := s.newPatience(r.Context())
 	defer wait.end()
+	broken := false // once
 	for {
 		reg, soon, changed := s.table.find(r.URL.Path, upgrade)
 		switch {
 		case reg != nil:
-			err := s.relay(w, r, reg, upgrade)
+			err := s.relay(w, r, reg, upgrade, broken)
 			if err == nil {
 				return
 			}
 			// The app is being started anew, or another process of it has
 			// registered by now.
+			broken = broken || errors.Is(err, errBroken)
+		case !soon && s.draining():
+			w.Header().Set("Retry-After", "1")
+			page(w, http.StatusServiceUnavailable, "this webserver is being replaced")
+			return
 		case !soon:
 			page(w, http.StatusNotFound, "no app has this address")
 			return
@@ -207,8 +213,25 @@ func (p *patience) end() {
 	}
 }
 
-// errNotAccepting: nobody listens at an app's socket at the moment.
-var errNotAccepting = errors.New("the app does not accept connections")
+var (
+	// errNotAccepting: nobody listens at an app's socket at the moment.
+	errNotAccepting = errors.New("the app does not accept connections")
+	// errBroken: the app has ended while it had a request that may be repeated.
+	errBroken = errors.New("the app broke off")
+)
+
+// canRepeat reports whether a request may be sent again when its connection broke
+// before there was an answer (RFC 9110, 9.2.2). It must not have a body: that is gone.
+func canRepeat(r *http.Request, err error) bool {
+	if r.ContentLength != 0 || r.Context().Err() != nil {
+		return false
+	}
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "PROPFIND":
+		return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	}
+	return false
+}
 
 // dial connects to the app. The socket must be served by the user who has
 // registered it, or one app could have another's requests.
@@ -257,9 +280,10 @@ func (r *registration) transport() *http.Transport {
 	}
 }
 
-// relay answers a request by what the registration says. The only error that it
-// returns is errNotAccepting; then nothing has happened yet.
-func (s *Server) relay(w http.ResponseWriter, r *http.Request, reg *registration, upgrade bool) error {
+// relay answers a request by what the registration says. The only errors that it
+// returns are errNotAccepting, when nothing has happened yet, and errBroken, unless the
+// request was repeated already.
+func (s *Server) relay(w http.ResponseWriter, r *http.Request, reg *registration, upgrade, repeated bool) error {
 	h1, _ := w.(*response)
 	switch {
 	case reg.Kind == wire.KindFiles && upgrade:
@@ -278,7 +302,7 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, reg *registration
 	case upgrade:
 		return s.upgrade(h1, r, reg)
 	default:
-		return s.forward(w, r, reg)
+		return s.forward(w, r, reg, repeated)
 	}
 	return nil
 }
@@ -338,7 +362,7 @@ func strip(header http.Header, connection []string, names ...string) {
 }
 
 // forward relays a request and its answer.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, reg *registration) error {
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, reg *registration, repeated bool) error {
 	out := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: outgoing(r), Body: r.Body, ContentLength: r.ContentLength, Trailer: r.Trailer,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	u := *r.URL
@@ -368,6 +392,9 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, reg *registrati
 	answer, err := reg.http.RoundTrip(out)
 	if errors.Is(err, errNotAccepting) {
 		return errNotAccepting
+	}
+	if err != nil && !repeated && canRepeat(r, err) {
+		return errBroken
 	}
 	if err != nil {
 		s.failed(w, r, reg, paced, err)

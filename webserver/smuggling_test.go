@@ -245,4 +245,8 @@ func TestPatience(t *testing.T) {
 	if soon("/a/x") {
 		t.Error("patience for a path that has been gone for long")
 	}
+	tab.left["/a"], tab.began = time.Now(), time.Now()
+	if tab.drain(); soon("/a/x") {
+		t.Error("patience of a webserver with which nobody registers any more")
+	}
 }

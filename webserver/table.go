@@ -243,7 +243,7 @@ func (t *table) find(path string, upgrade bool) (r *registration, soon bool, cha
 			}
 			return r, false, t.changed
 		}
-		if since, ok := t.left[p]; ok && time.Since(since) < rememberTime {
+		if since, ok := t.left[p]; ok && time.Since(since) < rememberTime && !t.draining {
 			return nil, true, t.changed
 		}
 	}
@@ -251,9 +251,10 @@ func (t *table) find(path string, upgrade bool) (r *registration, soon bool, cha
 }
 
 // maybe says whether an app may still be about to register the path, by a name of
-// more bytes than longer, for the first time since the webserver was started.
+// more bytes than longer, for the first time since the webserver was started. With one
+// that drains nobody registers any more.
 func (t *table) maybe(path string, longer int) bool {
-	if time.Since(t.began) > startTime {
+	if time.Since(t.began) > startTime || t.draining {
 		return false
 	}
 	return !t.granted || slices.ContainsFunc(t.grants, func(g wire.Grant) bool { return len(g.Path) > longer && below(path, g.Path) })

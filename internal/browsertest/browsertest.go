@@ -143,8 +143,9 @@ func (u User) await(expression, problem string) {
 func (u User) Press(words string) {
 	u.Helper()
 	// A live page may exchange a part while chromedp looks for it.
-	u.Do(chromedp.Evaluate(fmt.Sprintf(`window.before = true;
-[...document.querySelectorAll("button")].find(b => b.innerText.trim() == %q && b.checkVisibility()).click()`, words), nil))
+	button := fmt.Sprintf(`[...document.querySelectorAll("button")].find(b => b.innerText.trim() == %q && b.checkVisibility())`, words)
+	u.await(button+" != undefined", "there is no button "+words)
+	u.Do(chromedp.Evaluate("window.before = true; "+button+".click()", nil))
 	u.await("!window.before && document.readyState == 'complete'", "nothing follows the button "+words)
 }
 

@@ -294,7 +294,7 @@ func events(r *request) (any, error) {
 	r.w.Header().Set("Content-Type", "text/event-stream")
 	flush := http.NewResponseController(r.w)
 	for {
-		changed := r.p.Changed()
+		_, changed := r.p.Changed()
 		if _, err := io.WriteString(r.w, "data: changed\n\n"); err != nil {
 			return nil, nil
 		}

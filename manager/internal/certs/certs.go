@@ -230,13 +230,17 @@ func (f *found) chain(leaf *x509.Certificate) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
+// clockError is how much the machine's clock may be behind that of an authority which
+// has just signed a certificate.
+const clockError = time.Hour
+
 func checkTime(chain []*x509.Certificate, now time.Time) error {
 	const day = "2006-01-02 15:04 MST"
 	for _, c := range chain {
 		if now.After(c.NotAfter) {
 			return hint.Errorf("request a new one, or set the machine's clock", "the certificate %s has expired on %s", title(c), c.NotAfter.UTC().Format(day))
 		}
-		if now.Before(c.NotBefore) {
+		if now.Before(c.NotBefore.Add(-clockError)) {
 			return hint.Errorf("wait, or set the machine's clock, which shows "+now.UTC().Format(day), "the certificate %s is valid from %s only", title(c), c.NotBefore.UTC().Format(day))
 		}
 	}

@@ -95,6 +95,7 @@ func TestParse(t *testing.T) {
 	direct := newParty(t, "direct.example.com", root, big, nil)
 	alone := newParty(t, "alone.example.com", nil, nil, nil)
 	expired := newParty(t, "old.example.com", root, nil, func(c *x509.Certificate) { c.NotAfter = now.AddDate(0, 0, -1) })
+	fresh := newParty(t, "fresh.example.com", root, nil, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) })
 	early := newParty(t, "early.example.com", root, nil, func(c *x509.Certificate) { c.NotBefore = now.AddDate(0, 0, 1) })
 	oldMiddle := newParty(t, "Old Middle", root, nil, func(c *x509.Certificate) { c.NotAfter = now.AddDate(0, 0, -1) })
 	ofOld := newParty(t, "of-old.example.com", oldMiddle, nil, nil)
@@ -144,6 +145,7 @@ func TestParse(t *testing.T) {
 		{"broken key", chain + block("PRIVATE KEY", []byte("x")), "cannot be read"},
 
 		{"expired", expired.pem + root.pem + pkcs8(t, expired.key), "old.example.com has expired on 2026-11-21"},
+		{"a clock that is slow", fresh.pem + root.pem + pkcs8(t, fresh.key), ""},
 		{"not yet valid", early.pem + root.pem + pkcs8(t, early.key), "early.example.com is valid from 2026-11-23"},
 		{"expired intermediate", ofOld.pem + oldMiddle.pem + pkcs8(t, ofOld.key), "Old Middle has expired"},
 

@@ -23,9 +23,9 @@ var (
 type Platform interface {
 	System(context.Context) (System, error)
 	Notices(context.Context) []Notice
-	// Changed returns a channel that is closed at the next change of anything that
-	// pages show.
-	Changed() <-chan struct{}
+	// Changed returns the number of the present state of all that pages show, which no
+	// manager before has used, and a channel that is closed at the next change.
+	Changed() (state uint64, next <-chan struct{})
 
 	// SignIn checks the manager's password; it may take a while when somebody has
 	// tried many. Wrong ones give ErrPassword.
@@ -80,7 +80,7 @@ type Platform interface {
 	ResetCertificate(ctx context.Context, by Actor) error
 
 	Logs(context.Context) ([]string, error) // services and system parts that have one
-	// Log opens a log: follow keeps it open for what is appended.
+	// Log opens a log: follow keeps it open for what is appended, until ctx ends.
 	Log(ctx context.Context, name string, follow bool) (io.ReadCloser, error)
 	CoreDumps(context.Context) ([]CoreDump, error)
 	CoreDump(ctx context.Context, program, name string) (io.ReadCloser, int64, error)

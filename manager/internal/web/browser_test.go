@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,11 +34,14 @@ type user struct {
 // serve shows a site as the webserver does; a browser takes the loopback address for
 // as safe as https.
 func serve(t *testing.T, site http.Handler) string {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set("X-Forwarded-Proto", "https")
 		r.Header.Set("X-Forwarded-For", "192.0.2.7")
 		site.ServeHTTP(w, r)
 	}))
+	// The server waits for its streams, which the browser opens again and again.
+	server.Config.BaseContext = func(net.Listener) context.Context { return t.Context() }
+	server.Start()
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	return server.URL
 }

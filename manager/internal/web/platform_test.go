@@ -24,6 +24,7 @@ type platform struct {
 
 	mu       sync.Mutex
 	changed  chan struct{}
+	changes  uint64
 	password string
 	tries    int
 	down     bool // the database
@@ -100,6 +101,7 @@ func newPlatform() *platform {
 func (p *platform) change() {
 	close(p.changed)
 	p.changed = make(chan struct{})
+	p.changes++
 }
 
 func (p *platform) lock() func() { p.mu.Lock(); return p.mu.Unlock }
@@ -111,7 +113,10 @@ func (p *platform) up() error {
 	return nil
 }
 
-func (p *platform) Changed() <-chan struct{} { defer p.lock()(); return p.changed }
+func (p *platform) Changed() (uint64, <-chan struct{}) {
+	defer p.lock()()
+	return p.changes, p.changed
+}
 func (p *platform) System(context.Context) (model.System, error) {
 	defer p.lock()()
 	return p.system, nil
@@ -443,9 +448,11 @@ func (p *platform) ResetCertificate(context.Context, model.Actor) error { p.pem 
 func (p *platform) Logs(context.Context) ([]string, error) {
 	return []string{"manager", "webserver", "notes", "postgresql"}, nil
 }
-func (p *platform) Log(_ context.Context, name string, follow bool) (io.ReadCloser, error) {
+func (p *platform) Log(ctx context.Context, name string, follow bool) (io.ReadCloser, error) {
 	if p.log != nil {
-		return p.log(follow), nil
+		log := p.log(follow)
+		context.AfterFunc(ctx, func() { log.Close() })
+		return log, nil
 	}
 	var b bytes.Buffer
 	for i := range 60 {

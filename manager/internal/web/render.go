@@ -68,6 +68,7 @@ type page struct {
 	Self               string // the page's own address
 	Section            string // of the navigation
 	Live               string // where the script gets the page anew when something has changed
+	Since              uint64 // the state of all that it shows, or one before
 	System             model.System
 	Settings           model.Settings
 	Services           []model.Service
@@ -142,7 +143,7 @@ func (v *visit) newPage(title, content string, data any) *page {
 	if v.r.Method != http.MethodGet {
 		p.Self = v.r.URL.Path
 	}
-	p.Live = p.Self
+	p.Live, p.Since = p.Self, v.state
 	if v.r.Header.Get("X-Live") == "" {
 		p.Message = v.sessions.takeMessage(v.session)
 	}

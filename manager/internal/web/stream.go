@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -66,13 +67,15 @@ func (s stream) alive() error {
 	return s.flush()
 }
 
-// events tell the script that something has changed; it gets the page anew and
-// replaces the parts that differ.
+// events tell the script that something has changed since the state of the page; it
+// gets the page anew and replaces the parts that differ.
 func (v *visit) events() error {
 	out := v.stream()
-	changed := v.p.Changed()
-	if err := out.lines([]string{"ready"}); err != nil {
-		return nil
+	state, changed := v.p.Changed()
+	if v.r.URL.Query().Get("since") != strconv.FormatUint(state, 10) {
+		if err := out.lines([]string{"changed"}); err != nil {
+			return nil
+		}
 	}
 	alive := time.NewTicker(sign)
 	defer alive.Stop()
@@ -84,7 +87,7 @@ func (v *visit) events() error {
 		case <-alive.C:
 			err = out.alive()
 		case <-changed:
-			changed = v.p.Changed()
+			_, changed = v.p.Changed()
 			if !v.sessions.isOpen(v.session) {
 				return nil
 			}

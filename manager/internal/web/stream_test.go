@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -51,10 +52,13 @@ func next(t *testing.T, r *bufio.Reader) string {
 func TestEvents(t *testing.T) {
 	p := newPlatform()
 	c := signedIn(t, p)
-	stream := c.follow(serve(t, c.site), "/manager/events", true)
-	if got := next(t, stream); got != "data: ready" {
-		t.Fatalf("the stream begins with %q", got)
+	base := serve(t, c.site)
+	_, page := c.get("/manager/app/notes")
+	since := regexp.MustCompile(`data-since="(\d+)"`).FindStringSubmatch(page)
+	if since == nil {
+		t.Fatal("the page does not say what state it shows")
 	}
+	stream := c.follow(base, "/manager/events?since="+since[1], true)
 	for range 2 {
 		if err := p.StopService(t.Context(), "notes", c.by()); err != nil {
 			t.Fatal(err)
@@ -62,6 +66,10 @@ func TestEvents(t *testing.T) {
 		if got := next(t, stream); got != "data: changed" {
 			t.Fatalf("after a change: %q", got)
 		}
+	}
+	// What has changed before the stream began is told, too.
+	if got := next(t, c.follow(base, "/manager/events?since="+since[1], true)); got != "data: changed" {
+		t.Fatalf("after a change in between: %q", got)
 	}
 	// Who has been signed out hears of no more changes.
 	c.site.EndSessions()

@@ -83,6 +83,7 @@ type visit struct {
 	lang    string
 	theme   string
 	by      model.Actor
+	state   uint64 // of all that pages show, at the beginning of the visit
 }
 
 func (s *Site) routes(mux *http.ServeMux) {
@@ -226,6 +227,7 @@ func (s *Site) secureURL(r *http.Request) string {
 func (s *Site) page(h func(*visit) error, signedIn bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v := &visit{Site: s, w: w, r: r, lang: language(r), theme: theme(r), by: actor(r)}
+		v.state, _ = s.p.Changed() // before anything else is asked
 		if c, err := r.Cookie(sessionCookie); err == nil {
 			v.session, v.token = s.sessions.find(c.Value, !quiet(r))
 		}

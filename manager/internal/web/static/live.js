@@ -60,13 +60,12 @@ function listen(url, on) {
 }
 
 if (document.body.dataset.live) {
-  let failed, before;
-  listen("/manager/events", {
-    message(text) {
-      clearTimeout(failed); failed = 0; lost(false);
-      if (text == "changed" || before) renew();
-      before = true;
-    },
+  let failed;
+  // What has changed between the page and the stream, or while that was broken, is
+  // told at once.
+  listen("/manager/events?since=" + document.body.dataset.since, {
+    open() { clearTimeout(failed); failed = 0; lost(false); },
+    message: renew,
     // A short break is nobody's concern, nor is the absence that a page waits for.
     lost() { if (!$("[data-away]")) failed ||= setTimeout(lost, 3000, true); },
   });
