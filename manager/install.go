@@ -96,8 +96,27 @@ func (m *Manager) Install(ctx context.Context, app, build string, by model.Actor
 	}
 	r := appstore.Record{Build: v.Build, Label: v.Label, MinImage: v.MinImage, Title: a.Title, Manufacturer: a.Manufacturer, Description: a.Description}
 	return m.startInstall(ctx, app, r, by, func(ctx context.Context, one *job, dir string) error {
-		return m.client().Fetch(ctx, a, v, m.o.path(appsDir, ".download"), dir, one.progress)
+		return m.client().Fetch(ctx, a, v, m.downloads, dir, one.progress)
 	})
+}
+
+// keptDownloads is how long somebody may take to try again, and how often it is looked
+// for what nobody did.
+const keptDownloads = 24 * time.Hour
+
+func (m *Manager) cleanDownloads(ctx context.Context) {
+	ticks := time.NewTicker(keptDownloads)
+	defer ticks.Stop()
+	for {
+		if err := m.downloads.Clean(keptDownloads); err != nil {
+			m.o.Log.Warn("the folder of downloads keeps what it has", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+		}
+	}
 }
 
 // Upload is described at model.Platform. What is uploaded is taken before this

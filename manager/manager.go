@@ -31,26 +31,27 @@ import (
 
 // A Manager is one that runs. It is a model.Platform.
 type Manager struct {
-	o        Options
-	platform platform
-	disk     appstore.Disk
-	users    users.Table
-	store    *state.Store
-	cluster  *cluster.Cluster
-	super    *supervise.Supervisor
-	hub      *hub
-	control  *control
-	jobs     *jobs
-	monitor  *monitor.Monitor
-	walker   *monitor.Walker
-	notices  *notices
-	signin   *signIn
-	listen   map[string]*os.File // "http" and "https"
-	web      *supervise.Service
-	webFails int // starts of the webserver from /apps in a row that did not become ready
-	started  time.Time
-	end      context.CancelFunc
-	sessions func() // ends all sessions of pages
+	o         Options
+	platform  platform
+	disk      appstore.Disk
+	downloads *appstore.Cache
+	users     users.Table
+	store     *state.Store
+	cluster   *cluster.Cluster
+	super     *supervise.Supervisor
+	hub       *hub
+	control   *control
+	jobs      *jobs
+	monitor   *monitor.Monitor
+	walker    *monitor.Walker
+	notices   *notices
+	signin    *signIn
+	listen    map[string]*os.File // "http" and "https"
+	web       *supervise.Service
+	webFails  int // starts of the webserver from /apps in a row that did not become ready
+	started   time.Time
+	end       context.CancelFunc
+	sessions  func() // ends all sessions of pages
 
 	refreshing sync.Mutex // one refresh at a time
 	replacing  sync.Mutex // one replacement of the webserver at a time
@@ -78,7 +79,7 @@ var errLocked = supervise.ErrLocked
 // folder for sockets that cannot be made, keeps it from that.
 func New(o Options) (*Manager, error) {
 	o = o.defaults()
-	m := &Manager{o: o, platform: o.platform(), disk: appstore.Disk(o.path(appsDir)), users: users.Table{Root: o.Root}, started: time.Now(),
+	m := &Manager{o: o, platform: o.platform(), disk: appstore.Disk(o.path(appsDir)), downloads: appstore.NewCache(o.path(appsDir, ".download")), users: users.Table{Root: o.Root}, started: time.Now(),
 		services: map[string]*service{}, settings: state.DefaultSettings, changed: make(chan struct{}), changes: uint64(time.Now().UnixNano()), sizes: map[string]int64{},
 		control: &control{socket: o.run("webserver/control.sock")}, listen: map[string]*os.File{}}
 	m.jobs = &jobs{changed: m.touch}
@@ -169,6 +170,7 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	work.Go(func() { m.follow(ctx) })
 	work.Go(func() { m.watch(ctx) })
 	work.Go(func() { m.tidy(ctx) })
+	work.Go(func() { m.cleanDownloads(ctx) })
 	work.Go(func() { m.optimize(ctx) })
 
 	<-ctx.Done()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"time"
 
 	"appplatform/manager/internal/model"
 )
@@ -153,7 +155,10 @@ func TestPasswordWithoutCopy(t *testing.T) {
 	l := newLab(t)
 	l.file(stateDir+"/password.json/x", "in the way")
 	l.file(stateDir+"/.upload-1", "of a manager that was killed")
+	l.file(appsDir+"/.download/app-1-x86_64.part", "given up two days ago")
+	l.must(os.Chtimes(l.o.path(appsDir, ".download/app-1-x86_64.part"), time.Time{}, time.Now().Add(-48*time.Hour)))
 	m := l.ready()
+	l.until("the download that was given up is gone", func() bool { return !exists(l.o.path(appsDir, ".download/app-1-x86_64.part")) })
 	ctx := t.Context()
 	if exists(l.o.path(stateDir, ".upload-1")) {
 		t.Error("an upload of a manager before is left")

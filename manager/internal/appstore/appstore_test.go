@@ -92,7 +92,7 @@ func TestFetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last, total int64
-	err = c.Fetch(t.Context(), apps[0], v, filepath.Join(string(d), ".download"), dir, func(step string, done, all int64) {
+	err = c.Fetch(t.Context(), apps[0], v, NewCache(filepath.Join(string(d), ".download")), dir, func(step string, done, all int64) {
 		if strings.Contains(step, "apidemo") {
 			last, total = done, all
 		}
@@ -199,7 +199,7 @@ func TestFetchRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = s.client().Fetch(t.Context(), apps[0], apps[0].Versions[0], filepath.Join(string(d), ".download"), dir, ignore)
+			err = s.client().Fetch(t.Context(), apps[0], apps[0].Versions[0], NewCache(filepath.Join(string(d), ".download")), dir, ignore)
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Count(err.Error(), "\nhint: ") != 1 {
 				t.Errorf("Fetch() = %v; want %q and one way out", err, test.want)
 			}
@@ -262,7 +262,7 @@ func TestFetchResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetch := func() error {
-		return s.client().Fetch(t.Context(), apps[0], apps[0].Versions[0], filepath.Join(string(d), ".download"), dir, ignore)
+		return s.client().Fetch(t.Context(), apps[0], apps[0].Versions[0], NewCache(filepath.Join(string(d), ".download")), dir, ignore)
 	}
 	if err := fetch(); err == nil {
 		t.Fatal("Fetch succeeds; want a cut")
@@ -417,5 +417,103 @@ func TestUpload(t *testing.T) {
 		if left, _ := filepath.Glob(dir + "/.files*"); len(left) > 0 {
 			t.Errorf("%s: %q are left", test.name, left)
 		}
+	}
+}
+
+// What was given up is kept for another try, but not for ever; what is being
+// downloaded stays, however long that takes.
+func TestClean(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), ".download")
+	c := NewCache(dir)
+	if err := c.Clean(time.Hour); err != nil {
+		t.Fatalf("without a folder: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, age time.Duration) {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"old", "slow", "busy", "new"} {
+		write(name+".part", map[string]time.Duration{"old": 2 * time.Hour, "busy": 2 * time.Hour}[name])
+		write(name+".part.json", map[string]time.Duration{"old": 3 * time.Hour, "slow": 3 * time.Hour, "busy": 3 * time.Hour}[name])
+	}
+	write("without.part.json", 2*time.Hour)
+	release, err := c.use(filepath.Join(dir, "busy.part"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.use(filepath.Join(dir, "busy.part")); err == nil {
+		t.Error("two downloads write to one file")
+	}
+	left := func() string {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return strings.Join(names, " ")
+	}
+	for _, test := range []struct {
+		age  time.Duration
+		want string
+	}{
+		{time.Hour, "busy.part busy.part.json new.part new.part.json slow.part slow.part.json"},
+		{0, "busy.part busy.part.json"},
+	} {
+		if err := c.Clean(test.age); err != nil || left() != test.want {
+			t.Errorf("Clean(%v) = %v leaves %q; want %q", test.age, err, left(), test.want)
+		}
+	}
+	release()
+	if err := c.Clean(time.Hour); err != nil || left() != "" {
+		t.Errorf("when the download has ended, Clean = %v leaves %q", err, left())
+	}
+}
+
+// A program that does not fit makes room among what others have given up.
+func TestFetchMakesRoom(t *testing.T) {
+	bin := program("one", 300_000)
+	s := newStore(t, "", bin)
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, ".bin") {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(maxProgram))
+		return true
+	}
+	d := Disk(t.TempDir())
+	cache := NewCache(filepath.Join(string(d), ".download"))
+	cache.free = func() (int64, error) { return 1 << 20, nil }
+	dir, err := d.Stage("apidemo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(cache.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(cache.dir, "other-1-x86_64.part")
+	if err := os.WriteFile(other, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	apps, err := s.client().Apps(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.client().Fetch(t.Context(), apps[0], apps[0].Versions[0], cache, dir, ignore)
+	if err == nil || !strings.Contains(err.Error(), "more room is needed") || !strings.Contains(err.Error(), "diskfree") {
+		t.Errorf("Fetch() = %v; want that there is no room, and what to do", err)
+	}
+	if _, err := os.Stat(other); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the other download is still there: %v", err)
 	}
 }

@@ -26,9 +26,9 @@ import (
 type Progress func(step string, done, total int64)
 
 // Fetch downloads a version of an app into dir, which is a folder made by
-// [Disk.Stage]. What arrived of the program before a cut is in cache, and used
+// [Disk.Stage]. What arrived of the program before a cut is in the cache, and used
 // when somebody tries again.
-func (c Client) Fetch(ctx context.Context, a App, v Version, cache, dir string, progress Progress) error {
+func (c Client) Fetch(ctx context.Context, a App, v Version, cache *Cache, dir string, progress Progress) error {
 	arch := c.Arch
 	if arch == "" {
 		arch = Arch()
@@ -52,8 +52,13 @@ func (c Client) Fetch(ctx context.Context, a App, v Version, cache, dir string, 
 		return fail(err)
 	}
 	from := base + "/" + arch + "/" + a.Folder + "/"
-	part := filepath.Join(cache, a.ID+"-"+v.Build+"-"+arch+".part")
-	if err := c.program(ctx, from+a.Binary+".bin", part, func(done, total int64) { progress("download "+a.ID, done, total) }); err != nil {
+	part := filepath.Join(cache.dir, a.ID+"-"+v.Build+"-"+arch+".part")
+	release, err := cache.use(part)
+	if err != nil {
+		return fail(err)
+	}
+	defer release()
+	if err := c.program(ctx, from+a.Binary+".bin", part, cache, func(done, total int64) { progress("download "+a.ID, done, total) }); err != nil {
 		return fail(err)
 	}
 	if err := checkProgram(part, arch, v.SHA256[arch]); err != nil {
@@ -114,7 +119,7 @@ type partRecord struct{ Address, Version string }
 
 // program downloads to the file part, going on with what is there if it is of
 // the same file on the server.
-func (c Client) program(ctx context.Context, address, part string, progress func(done, total int64)) error {
+func (c Client) program(ctx context.Context, address, part string, cache *Cache, progress func(done, total int64)) error {
 	if err := os.MkdirAll(filepath.Dir(part), 0o700); err != nil {
 		return err
 	}
@@ -143,8 +148,11 @@ func (c Client) program(ctx context.Context, address, part string, progress func
 	if in.Size() > maxProgram {
 		return fmt.Errorf("the program has %d bytes; %d are allowed", in.Size(), maxProgram)
 	}
-	if err := enoughRoom(part, in.Size()-o.From); err != nil {
-		return err
+	if cache.enoughRoom(in.Size()-o.From) != nil {
+		// What somebody may go on with is worth less than what somebody waits for.
+		if err := errors.Join(cache.Clean(0), cache.enoughRoom(in.Size()-o.From)); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(out.Truncate(o.From), seek(out, o.From)); err != nil {
 		return err
@@ -181,12 +189,11 @@ func seek(f *os.File, to int64) error {
 // spare is what is left free, in bytes, so that the database can go on.
 const spare = 32 << 20
 
-func enoughRoom(place string, size int64) error {
-	var s unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(place), &s); err != nil {
+func (c *Cache) enoughRoom(size int64) error {
+	free, err := c.free()
+	if err != nil {
 		return nil // Writing will tell.
 	}
-	free := int64(s.Bavail) * int64(s.Bsize)
 	if size > 0 && free < size+spare {
 		return fmt.Errorf("%d MB more room is needed: %w", (size+spare-free)>>20+1, unix.ENOSPC)
 	}
