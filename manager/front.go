@@ -12,7 +12,7 @@ var ownPaths = []string{"", "/manager"}
 // handler answers what the webserver hands on: the root leads to the pages, and
 // nothing else is there.
 func (m *Manager) handler() http.Handler {
-	programs := api.New(m, m)
+	programs := api.New(m, m, m.o.path(stateDir))
 	pages := m.pages()
 	endPages := m.sessions
 	m.sessions = func() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"appplatform/internal/hint"
 	"appplatform/manager/internal/appstore"
 	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/monitor"
+	"appplatform/manager/internal/room"
 	"appplatform/manager/internal/supervise"
 	"appplatform/manager/internal/users"
 )
@@ -136,7 +139,7 @@ func (m *Manager) Upload(ctx context.Context, app string, program, files io.Read
 	if err != nil {
 		return model.Job{}, hintNoSpace(err)
 	}
-	if err := appstore.Save(staged, app, program, files); err != nil {
+	if err := appstore.Save(staged, app, program, files, m.Room); err != nil {
 		return model.Job{}, errors.Join(hintNoSpace(err), os.RemoveAll(staged))
 	}
 	r := appstore.Record{Build: "d" + time.Now().UTC().Format("20060102150405"), Label: "uploaded", Title: app, Developer: true}
@@ -148,6 +151,15 @@ func (m *Manager) Upload(ctx context.Context, app string, program, files io.Read
 		_ = os.RemoveAll(staged)
 	}
 	return current, err
+}
+
+// Room is described at model.Platform.
+func (m *Manager) Room() int64 {
+	_, free, err := monitor.Space(m.o.path(appsDir))
+	if err != nil {
+		return math.MaxInt64 // Writing will tell.
+	}
+	return free - room.Reserve
 }
 
 // startInstall begins the job; fill puts the version into a folder.

@@ -24,6 +24,7 @@ import (
 	"appplatform/manager/internal/cluster"
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/monitor"
+	"appplatform/manager/internal/room"
 	"appplatform/manager/internal/state"
 	"appplatform/manager/internal/supervise"
 	"appplatform/manager/internal/users"
@@ -153,7 +154,7 @@ func (m *Manager) Run(ctx context.Context, stop func() bool) error {
 	work.Go(func() { m.hub.serve(apps) })
 	server := &http.Server{Handler: m.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
-	admin := &http.Server{Handler: api.New(m, m).Console(), ReadHeaderTimeout: 10 * time.Second, BaseContext: server.BaseContext}
+	admin := &http.Server{Handler: api.New(m, m, m.o.path(stateDir)).Console(), ReadHeaderTimeout: 10 * time.Second, BaseContext: server.BaseContext}
 	work.Go(func() { _ = server.Serve(pages) })
 	work.Go(func() { _ = admin.Serve(console) })
 	m.adoptAll()
@@ -314,10 +315,6 @@ func (m *Manager) watch(ctx context.Context) {
 	}
 }
 
-// nearlyFull is when the administrator is warned, in bytes: PostgreSQL's log of
-// changes may grow by as much between two checkpoints.
-const nearlyFull = 256 << 20
-
 func (m *Manager) checkDisk() {
 	total, free, err := monitor.Space(m.o.path(dataDir))
 	if err != nil || total == 0 {
@@ -328,7 +325,7 @@ func (m *Manager) checkDisk() {
 	switch {
 	case free < 16<<20:
 		m.notices.set("disk", model.Error, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is full: nothing can be stored any more"))
-	case free < nearlyFull:
+	case free < room.Reserve:
 		m.notices.set("disk", model.Warning, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is nearly full: %d MB are free", free>>20))
 	case emptied && free > 756<<20:
 		m.notices.set("disk", model.Info, hint.Errorf("rm /mnt/sda2/empty_if_no_space, then restart the manager", "no room is kept for a full disk: empty_if_no_space was emptied"))

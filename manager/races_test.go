@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"time"
 
 	"appplatform/manager/internal/model"
 )

@@ -34,6 +34,7 @@ type SignIn interface {
 type API struct {
 	p       model.Platform
 	signIn  SignIn
+	folder  string
 	mux     *http.ServeMux
 	console bool          // root on this machine asks: no token
 	epoch   *atomic.Int64 // of the password that WebSockets signed in with
@@ -42,9 +43,9 @@ type API struct {
 // EndSessions ends what was signed in with a password that is no longer one.
 func (a *API) EndSessions() { a.epoch.Add(1) }
 
-// New returns the API of a platform.
-func New(p model.Platform, s SignIn) *API {
-	a := &API{p: p, signIn: s, mux: http.NewServeMux(), epoch: &atomic.Int64{}}
+// New returns the API of a platform. What is uploaded waits in the folder.
+func New(p model.Platform, s SignIn, folder string) *API {
+	a := &API{p: p, signIn: s, folder: folder, mux: http.NewServeMux(), epoch: &atomic.Int64{}}
 	for _, r := range routes {
 		a.mux.HandleFunc(r.method+" "+Base+r.path, func(w http.ResponseWriter, req *http.Request) { a.serve(w, req, r.do) })
 	}
@@ -70,9 +71,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTT
 // A request that is allowed.
 type request struct {
 	*http.Request
-	w  http.ResponseWriter
-	p  model.Platform
-	by model.Actor
+	w      http.ResponseWriter
+	p      model.Platform
+	by     model.Actor
+	folder string
 }
 
 // An action does what is asked, and returns what is to be answered: nil if that was
@@ -104,7 +106,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, do action) {
 		}
 		by = model.Actor{Who: "token " + t.Name, From: from(r)}
 	}
-	req := &request{Request: r, w: w, p: a.p, by: by}
+	req := &request{Request: r, w: w, p: a.p, by: by, folder: a.folder}
 	result, err := do(req)
 	switch {
 	case err != nil:

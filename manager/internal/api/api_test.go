@@ -29,6 +29,7 @@ import (
 type fake struct {
 	model.Platform
 	did  []string
+	full int64 // bytes of a GiB
 	fail error
 }
 
@@ -67,6 +68,8 @@ func (f *fake) StartService(_ context.Context, id string, by model.Actor) error 
 func (f *fake) Install(_ context.Context, app, build string, by model.Actor) (model.Job, error) {
 	return model.Job{ID: "5"}, f.note("install %s %s by %s", app, build, by)
 }
+
+func (f *fake) Room() int64 { return 1<<30 - f.full }
 
 func (f *fake) Upload(_ context.Context, app string, program, files io.Reader, by model.Actor) (model.Job, error) {
 	p, _ := io.ReadAll(program)
@@ -142,7 +145,7 @@ func TestREST(t *testing.T) {
 			r.Header.Set("Authorization", "Bearer "+test.token)
 		}
 		w := httptest.NewRecorder()
-		New(f, f).ServeHTTP(w, r)
+		New(f, f, "").ServeHTTP(w, r)
 		if w.Code != test.status || !strings.Contains(w.Body.String(), test.want) || strings.Join(f.did, "; ") != test.did {
 			t.Errorf("%s: %d %s, did %q; want %d %q and %q", test.name, w.Code, w.Body, f.did, test.status, test.want, test.did)
 		}
@@ -153,7 +156,7 @@ func TestREST(t *testing.T) {
 func TestConsole(t *testing.T) {
 	f := &fake{}
 	w := httptest.NewRecorder()
-	New(f, f).Console().ServeHTTP(w, httptest.NewRequest("POST", Base+"/services/a/start", nil))
+	New(f, f, "").Console().ServeHTTP(w, httptest.NewRequest("POST", Base+"/services/a/start", nil))
 	if w.Code != 204 || !slices.Equal(f.did, []string{"start a by {console console}"}) {
 		t.Errorf("%d %s, did %q", w.Code, w.Body, f.did)
 	}
@@ -165,7 +168,7 @@ func TestUploadForm(t *testing.T) {
 	r := httptest.NewRequest("POST", Base+"/upload/a", strings.NewReader(body))
 	r.Header.Set("Content-Type", "multipart/form-data; boundary=B")
 	w := httptest.NewRecorder()
-	New(f, f).Console().ServeHTTP(w, r)
+	New(f, f, "").Console().ServeHTTP(w, r)
 	if w.Code != 200 || !slices.Equal(f.did, []string{`upload a "ELF" "ZIP"`}) {
 		t.Errorf("%d %s, did %q", w.Code, w.Body, f.did)
 	}
@@ -199,7 +202,7 @@ func TestDocumentation(t *testing.T) {
 // dial opens the WebSocket as the vendor's Go client does.
 func dial(t *testing.T, f *fake) *websocket.Conn {
 	t.Helper()
-	return dialTo(t, New(f, f))
+	return dialTo(t, New(f, f, ""))
 }
 
 func dialTo(t *testing.T, a *API) *websocket.Conn {
@@ -269,7 +272,7 @@ func TestWebSocket(t *testing.T) {
 // Whoever has signed in with the password before the present one is not served.
 func TestWebSocketAfterNewPassword(t *testing.T) {
 	f := &fake{}
-	a := New(f, f)
+	a := New(f, f, "")
 	c := dialTo(t, a)
 	if err := app.SignInTo(t.Context(), c, admin, "pwd"); err != nil {
 		t.Fatal(err)
@@ -332,7 +335,7 @@ func TestNoPlainHTTP(t *testing.T) {
 		r.Header.Set("Authorization", "Bearer good")
 		r.Header.Set("X-Forwarded-Proto", proto)
 		w := httptest.NewRecorder()
-		New(f, f).ServeHTTP(w, r)
+		New(f, f, "").ServeHTTP(w, r)
 		if w.Code != want {
 			t.Errorf("%s is answered by %d; want %d", proto, w.Code, want)
 		}
@@ -362,9 +365,56 @@ func TestUploadHasTwoFields(t *testing.T) {
 		r.Header.Set("Authorization", "Bearer good")
 		r.Header.Set("Content-Type", form.FormDataContentType())
 		w := httptest.NewRecorder()
-		New(f, f).ServeHTTP(w, r)
+		New(f, f, "").ServeHTTP(w, r)
 		if w.Code != http.StatusBadRequest {
 			t.Errorf("a form with the fields %q is answered by %d: %s", fields, w.Code, w.Body)
 		}
+	}
+}
+
+// An upload that will not fit is refused before it takes any room, and one of which
+// nobody knows the length when there is none left.
+func TestUploadWithoutRoom(t *testing.T) {
+	folder := t.TempDir()
+	var form bytes.Buffer
+	m := multipart.NewWriter(&form)
+	part, err := m.CreateFormFile("program", "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := part.Write(make([]byte, 3<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, kind string
+		length     bool
+		room       int64
+		want       int
+	}{
+		{"a program that fits", "application/octet-stream", true, 4 << 20, 200},
+		{"a program that does not", "application/octet-stream", true, 2 << 20, 422},
+		{"a form that fits", m.FormDataContentType(), true, 8 << 20, 200},
+		{"a form that does not fit twice", m.FormDataContentType(), true, 5 << 20, 422},
+		{"a form without a length", m.FormDataContentType(), false, 1 << 10, 422},
+	} {
+		f := &fake{full: 1<<30 - test.room}
+		r := httptest.NewRequest("POST", Base+"/upload/x", bytes.NewReader(form.Bytes()))
+		if !test.length {
+			r.ContentLength = -1
+		}
+		r.Header.Set("Authorization", "Bearer good")
+		r.Header.Set("Content-Type", test.kind)
+		w := httptest.NewRecorder()
+		New(f, f, folder).ServeHTTP(w, r)
+		refused := strings.Contains(w.Body.String(), "does not fit on the disk") && strings.Contains(w.Body.String(), "diskfree")
+		if w.Code != test.want || refused != (test.want == 422) || (len(f.did) == 0) != refused {
+			t.Errorf("%s is answered by %d %.200s; want %d", test.name, w.Code, w.Body, test.want)
+		}
+	}
+	if left, _ := os.ReadDir(folder); len(left) > 0 {
+		t.Errorf("%v are left", left)
 	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 
 	"appplatform/internal/hint"
 	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/room"
 )
 
 // A route is a request and what it does. What is for people is in
@@ -236,7 +238,15 @@ func setPassword(r *request) (any, error) {
 // written to disk on their way: they may be larger than the memory.
 func upload(r *request) (any, error) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if kind != "multipart/form-data" {
+	isForm, left := kind == "multipart/form-data", room.Left(r.p.Room)
+	copies := int64(1)
+	if isForm {
+		copies = 2 // until it is installed
+	}
+	if err := left.Check(copies * r.ContentLength); err != nil {
+		return nil, fmt.Errorf("cannot keep the upload: %w", err)
+	}
+	if !isForm {
 		return r.p.Upload(r.Context(), r.PathValue("id"), r.Body, nil, r.by)
 	}
 	form, err := r.MultipartReader()
@@ -256,15 +266,15 @@ func upload(r *request) (any, error) {
 		if parts[name] != nil || name != "program" && name != "files" {
 			return nil, hint.Errorf("docs/manager-api.md shows what is to be sent", "%w: the field %.40q does not belong there", errBody, name)
 		}
-		f, err := os.CreateTemp("", "upload")
+		f, err := os.CreateTemp(r.folder, ".upload-")
 		if err != nil {
 			return nil, err
 		}
 		defer os.Remove(f.Name())
 		defer f.Close()
 		const most = 300 << 20
-		if _, err := io.Copy(f, http.MaxBytesReader(r.w, io.NopCloser(part), most)); err != nil {
-			return nil, err
+		if _, err := io.Copy(f, left.Reader(http.MaxBytesReader(r.w, io.NopCloser(part), most))); err != nil {
+			return nil, fmt.Errorf("cannot keep the upload: %w", err)
 		}
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return nil, err

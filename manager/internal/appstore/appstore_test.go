@@ -395,22 +395,24 @@ func TestUpload(t *testing.T) {
 		program []byte
 		archive io.Reader
 		want    string
+		room    int64 // besides a GiB
 	}{
-		{"a program", elf, nil, ""},
-		{"with files", elf, archive("index.html", "js/a.js"), ""},
-		{"no program", []byte("#!/bin/sh\necho hello, world\n"), nil, "not a Linux program"},
-		{"no archive", elf, strings.NewReader("tar"), "zip: not a valid zip file"},
-		{"a way out", elf, archive("../x"), "escapes"},
-		{"the program itself", elf, archive("app"), "does not belong"},
-		{"a hidden file", elf, archive(".version.json"), "does not belong"},
-		{"twice the same", elf, archive("a", "a"), "exist"},
+		{"a program", elf, nil, "", 0},
+		{"with files", elf, archive("index.html", "js/a.js"), "", 0},
+		{"no program", []byte("#!/bin/sh\necho hello, world\n"), nil, "not a Linux program", 0},
+		{"no archive", elf, strings.NewReader("tar"), "zip: not a valid zip file", 0},
+		{"a way out", elf, archive("../x"), "escapes", 0},
+		{"the program itself", elf, archive("app"), "does not belong", 0},
+		{"a hidden file", elf, archive(".version.json"), "does not belong", 0},
+		{"twice the same", elf, archive("a", "a"), "exist", 0},
+		{"no room", elf, archive("index.html"), "does not fit", -1 << 30},
 	} {
 		d := Disk(t.TempDir())
 		dir, err := d.Stage("app")
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = Save(dir, "app", bytes.NewReader(test.program), test.archive)
+		err = Save(dir, "app", bytes.NewReader(test.program), test.archive, func() int64 { return test.room + 1<<30 })
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: Save() = %v; want %q", test.name, err, test.want)
 		}

@@ -10,13 +10,14 @@ import (
 	"strings"
 
 	"appplatform/internal/hint"
+	"appplatform/manager/internal/room"
 )
 
 // Save puts an uploaded program and, if there is one, the files of a ZIP archive
-// into dir, a folder made by [Disk.Stage].
-func Save(dir, app string, program, archive io.Reader) error {
+// into dir, a folder made by [Disk.Stage], as long as there is room left.
+func Save(dir, app string, program, archive io.Reader, left room.Left) error {
 	target := filepath.Join(dir, app)
-	if err := copyTo(target, program, maxProgram); err != nil {
+	if err := copyTo(target, left.Reader(program), maxProgram); err != nil {
 		return fmt.Errorf("cannot take the program: %w", err)
 	}
 	f, err := os.Open(target)
@@ -31,11 +32,14 @@ func Save(dir, app string, program, archive io.Reader) error {
 		return nil
 	}
 	packed := filepath.Join(dir, ".files.zip")
-	if err := copyTo(packed, archive, maxFile); err != nil {
+	if err := copyTo(packed, left.Reader(archive), maxFile); err != nil {
 		return fmt.Errorf("cannot take the files: %w", err)
 	}
 	defer os.Remove(packed)
-	if err := unpack(packed, dir, app); err != nil {
+	if err := unpack(packed, dir, app, left); err != nil {
+		if hint.In(err) {
+			return fmt.Errorf("cannot take the files: %w", err)
+		}
 		return hint.Errorf("pack the files into a ZIP archive", "cannot take the files: %w", err)
 	}
 	return nil
@@ -55,7 +59,7 @@ func copyTo(path string, r io.Reader, most int64) error {
 
 // unpack does not let an archive write elsewhere, nor over the program, nor more
 // than is sensible.
-func unpack(packed, dir, app string) error {
+func unpack(packed, dir, app string, room room.Left) error {
 	z, err := zip.OpenReader(packed)
 	if err != nil {
 		return err
@@ -81,7 +85,7 @@ func unpack(packed, dir, app string) error {
 			}
 			continue
 		}
-		n, err := unpackFile(root, f, name, left)
+		n, err := unpackFile(root, f, name, left, room)
 		if err != nil {
 			return err
 		}
@@ -92,7 +96,7 @@ func unpack(packed, dir, app string) error {
 	return nil
 }
 
-func unpackFile(root *os.Root, f *zip.File, name string, most int64) (int64, error) {
+func unpackFile(root *os.Root, f *zip.File, name string, most int64, room room.Left) (int64, error) {
 	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return 0, err
 	}
@@ -105,6 +109,6 @@ func unpackFile(root *os.Root, f *zip.File, name string, most int64) (int64, err
 	if err != nil {
 		return 0, err
 	}
-	n, err := io.Copy(out, io.LimitReader(in, most))
+	n, err := io.Copy(out, io.LimitReader(room.Reader(in), most))
 	return n, errors.Join(err, out.Close())
 }

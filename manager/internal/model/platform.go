@@ -53,6 +53,8 @@ type Platform interface {
 	// Upload installs an app from a program and, optionally, an archive of its
 	// files, in developer mode.
 	Upload(ctx context.Context, app string, program io.Reader, files io.Reader, by Actor) (Job, error)
+	// Room is how many bytes uploads may take at the moment.
+	Room() int64
 	Jobs(context.Context) []Job
 	CancelJob(ctx context.Context, id string, by Actor) error
 

@@ -166,6 +166,14 @@ func TestUpload(t *testing.T) {
 			t.Errorf("%v: status %d; want 403", fields, status)
 		}
 	}
+	for full, want := range map[int64]string{1<<30 - 1<<20 - 1<<10: "", 1<<30 - 300: "does not fit on the disk", 1<<30 + 1: "does not fit on the disk"} {
+		p.full, p.uploaded = full, ""
+		if _, page := send("token", c.token(), "app", "demo", "program", "ELF"); !strings.Contains(page, want) || (p.uploaded == "") != (want != "") {
+			t.Errorf("on a disk that is full up to %d bytes: uploaded %q: %s", 1<<30-full, p.uploaded, words(page))
+		}
+	}
+	p.full = 0
+	p.uploaded = ""
 	p.settings.DeveloperMode = false
 	if status, _ := send("token", c.token(), "app", "demo", "program", "ELF"); status != http.StatusUnprocessableEntity || p.uploaded != "" {
 		t.Errorf("without developer mode: status %d", status)

@@ -39,6 +39,7 @@ type platform struct {
 	pem      string
 	linux    map[string]string
 	uploaded string
+	full     int64         // bytes of a GiB
 	by       []model.Actor // who signed in or stopped an app
 	log      func(follow bool) io.ReadCloser
 }
@@ -276,6 +277,8 @@ func (p *platform) Install(_ context.Context, app, build string, by model.Actor)
 	p.change()
 	return j, nil
 }
+func (p *platform) Room() int64 { return 1<<30 - p.full }
+
 func (p *platform) Upload(_ context.Context, app string, program, files io.Reader, by model.Actor) (model.Job, error) {
 	text, err := io.ReadAll(program)
 	p.uploaded = app + " " + string(text)

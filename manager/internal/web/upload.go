@@ -12,6 +12,7 @@ import (
 
 	"appplatform/internal/hint"
 	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/room"
 )
 
 // mostUpload bounds a program and an archive of its files.
@@ -48,6 +49,10 @@ func (v *visit) upload() error {
 		return err
 	}
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, 2*mostUpload)
+	// What was uploaded is there twice until it is installed.
+	if err := room.Left(v.p.Room).Check(2 * v.r.ContentLength); err != nil {
+		return fmt.Errorf("cannot keep the upload: %w", err)
+	}
 	parts, err := v.r.MultipartReader()
 	if err != nil {
 		return fmt.Errorf("cannot read the form: %w", err)
@@ -103,7 +108,7 @@ func (v *visit) readUpload(parts *multipart.Reader) (model.Job, error) {
 				return model.Job{}, fmt.Errorf("cannot keep the upload: %w", err)
 			}
 			files[name] = f
-			if _, err := io.Copy(f, part); err != nil {
+			if _, err := io.Copy(f, room.Left(v.p.Room).Reader(part)); err != nil {
 				return model.Job{}, fmt.Errorf("cannot keep the upload: %w", err)
 			}
 			if _, err := f.Seek(0, io.SeekStart); err != nil {
