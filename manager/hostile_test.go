@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,7 +91,7 @@ func TestSilentConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hub{conns: map[string]*appConn{}, changed: make(chan struct{}), logf: t.Logf,
+	h := &hub{conns: map[string]*appConn{}, joining: map[string]*appConn{}, changed: make(chan struct{}), logf: t.Logf,
 		known:  func(string) (uint32, bool) { return uint32(os.Geteuid()), true },
 		greet:  func(*appConn) wire.HelloResult { return wire.HelloResult{} },
 		joined: func(*appConn) {}, heard: func(*appConn, wire.Message) {}}
@@ -131,6 +132,53 @@ func TestSilentConnections(t *testing.T) {
 			t.Fatal("an app is not let in when the silent ones have gone")
 		}
 	}
+}
+
+// An app that says Hello again and again while a start hangs makes nothing wait but
+// the last one.
+func TestHelloInALoop(t *testing.T) {
+	const hellos = 40
+	var begun, most atomic.Int32
+	var now atomic.Int32
+	release, last := make(chan struct{}), make(chan int, hellos)
+	h := &hub{conns: map[string]*appConn{}, joining: map[string]*appConn{}, changed: make(chan struct{}), logf: t.Logf,
+		heard: func(*appConn, wire.Message) {},
+		joined: func(a *appConn) {
+			begun.Add(1)
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			<-release
+			now.Add(-1)
+			last <- a.pid
+		}}
+	var work sync.WaitGroup
+	for n := range hellos {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		app := &appConn{Conn: wire.NewConn(ours), service: "x", pid: n, done: make(chan struct{}), waiting: map[int64]chan wire.Message{}}
+		work.Go(func() { h.listen(app) })
+		for h.app("x") != app {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	close(release)
+	for want := hellos - 1; ; {
+		select {
+		case got := <-last:
+			if got != want {
+				continue
+			}
+		case <-time.After(patience):
+			t.Error("the last connection is never greeted")
+		}
+		break
+	}
+	if most.Load() > 1 || begun.Load() != 2 {
+		t.Errorf("of %d connections %d are greeted, %d at a time; want the first and the last", hellos, begun.Load(), most.Load())
+	}
+	h.close()
+	work.Wait()
 }
 
 // Strangers see the page where one signs in, which tells what machine this is: that

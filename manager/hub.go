@@ -22,12 +22,14 @@ type hub struct {
 	greet func(*appConn) wire.HelloResult
 	// heard is called for what an app says without having been asked.
 	heard func(*appConn, wire.Message)
-	// joined is called when an app can be talked to.
+	// joined is called when an app can be talked to; for one service after the other
+	// call has returned.
 	joined func(*appConn)
 	logf   func(format string, args ...any)
 
 	mu      sync.Mutex
 	conns   map[string]*appConn
+	joining map[string]*appConn // services for which joined is being called, and who is next
 	changed chan struct{}
 	closed  bool
 }
@@ -143,8 +145,8 @@ func (h *hub) listen(app *appConn) {
 	}
 	h.conns[app.service] = app
 	h.signal()
+	h.join(app)
 	h.mu.Unlock()
-	go h.joined(app)
 	for {
 		m, err := app.Receive()
 		if err != nil {
@@ -168,6 +170,33 @@ func (h *hub) listen(app *appConn) {
 	}
 	h.signal()
 	h.mu.Unlock()
+}
+
+// join lets joined be called. Whoever says Hello in a loop makes others give way that
+// wait, and nobody wait besides. The lock is held.
+func (h *hub) join(app *appConn) {
+	if _, busy := h.joining[app.service]; busy {
+		h.joining[app.service] = app
+		return
+	}
+	h.joining[app.service] = nil
+	go func() {
+		for app := app; app != nil; app = h.nextJoin(app.service) {
+			h.joined(app)
+		}
+	}()
+}
+
+func (h *hub) nextJoin(service string) *appConn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := h.joining[service]
+	if next == nil {
+		delete(h.joining, service)
+	} else {
+		h.joining[service] = nil
+	}
+	return next
 }
 
 // signal tells those who wait for an app. The lock is held.

@@ -110,7 +110,7 @@ func New(o Options) (*Manager, error) {
 	if m.signin, err = openSignIn(m); err != nil {
 		return nil, err
 	}
-	m.hub = &hub{known: m.knownApp, greet: m.greet, heard: m.heard, joined: m.joined, conns: map[string]*appConn{}, changed: make(chan struct{}),
+	m.hub = &hub{known: m.knownApp, greet: m.greet, heard: m.heard, joined: m.joined, conns: map[string]*appConn{}, joining: map[string]*appConn{}, changed: make(chan struct{}),
 		logf: func(f string, a ...any) { o.Log.Warn(fmt.Sprintf(f, a...)) }}
 	return m, nil
 }
