@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,6 +91,58 @@ func TestDatabaseComesAndGoes(t *testing.T) {
 		return err == nil && containsAudit(list, "sign in")
 	})
 	l.instance("apidemo", "two", "example.com")
+}
+
+// The manager's database is lost, then that of an instance, too: apps and instances are
+// what they were, and the first loss does not even interrupt them.
+func TestDatabaseIsLost(t *testing.T) {
+	l, i := demo(t)
+	m, ctx := l.m, t.Context()
+	s, err := m.Settings(ctx)
+	l.must(err)
+	s.DNSName = "box.example.com"
+	l.must(m.SetSettings(ctx, s, tester))
+	l.must(m.SetManagerPassword(ctx, defaultPassword, "a better password", tester))
+	l.must(m.refresh(ctx))
+	sql := func(text string) { l.pg.Run(t, nil, []string{"psql", "-qd", "postgres", "-c", text}) }
+	pid := l.pid("apidemo")
+	asks := l.ask(i.Path+"/", 200)
+	restored := func() {
+		t.Helper()
+		l.until("the notice is there", func() bool { return l.notice("restored") != nil })
+		l.until("the database is back", func() bool { return l.notice("database") == nil && l.m.refresh(ctx) == nil })
+		if n := l.notice("restored"); !strings.Contains(n.Text, "has been made from the copy of 20") || n.Hint == "" {
+			t.Errorf("the notice says %+v", n)
+		}
+		if now, err := l.m.Instance(ctx, i.ID); err != nil || now.Key() != i.Key() || now.DBPassword != i.DBPassword || now.Path != i.Path {
+			t.Errorf("the instance is %+v, %v; want %+v", now, err, i)
+		}
+		if now, err := l.m.Settings(ctx); err != nil || now != s {
+			t.Errorf("the settings are %+v, %v; want %+v", now, err, s)
+		}
+		if list, err := l.m.Audit(ctx, timeZero, 100); err != nil || !slices.ContainsFunc(list, func(a model.Audit) bool { return a.What == "restore database" }) {
+			t.Errorf("the audit log: %+v, %v", list, err)
+		}
+		l.must(l.m.SignIn(ctx, "a better password", tester))
+		l.answers(i)
+	}
+	sql("DROP DATABASE manager WITH (FORCE)")
+	restored()
+	if now := l.pid("apidemo"); now != pid {
+		t.Errorf("the app was restarted: process %d instead of %d", now, pid)
+	}
+	asks.check(t, "while the manager's database was lost")
+
+	l.end()
+	sql("DROP DATABASE manager WITH (FORCE)")
+	sql(`DROP DATABASE "` + i.DBName + `" WITH (FORCE)`)
+	sql(`DROP USER "` + i.DBUser + `"`)
+	l.start()
+	restored()
+	if !l.database(i.DBName) {
+		t.Error("the instance has no database")
+	}
+	l.until("the instance runs", func() bool { return l.state(i.ID) == model.Running })
 }
 
 // noticeLocked is notice for a caller that holds the manager's lock.

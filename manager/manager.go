@@ -61,6 +61,7 @@ type Manager struct {
 	services map[string]*service
 	settings model.Settings
 	loaded   bool // what is known is the database's
+	restored bool // by the snapshot, and not looked at yet
 	away     bool // it did not answer when it was asked last
 	pem      string
 	grants   string           // that the webserver has
@@ -101,6 +102,7 @@ func New(o Options) (*Manager, error) {
 	if m.store, err = state.Open(o.PostgreSQL, func() { m.touch() }); err != nil {
 		return nil, err
 	}
+	m.store.Copy, m.store.Restored = m.copied, m.putBack
 	if m.cluster, err = cluster.Open(o.PostgreSQL); err != nil {
 		return nil, err
 	}

@@ -3,23 +3,82 @@ package manager
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
 	"time"
 
 	"appplatform/internal/atomicfile"
+	"appplatform/internal/hint"
 	"appplatform/manager/internal/cluster"
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/state"
 	"appplatform/manager/internal/users"
 )
 
-// A snapshot is what the database held when it was asked last.
+// A snapshot is what the database held when it was asked last: what is needed without
+// it, and all that is needed to make it anew. Tokens, crashes and the audit log are not
+// here. Older managers have written services and settings only.
 type snapshot struct {
-	Services []model.Service `json:"services"`
-	Settings model.Settings  `json:"settings"`
+	Services []model.Service   `json:"services"`
+	Settings model.Settings    `json:"settings"`
+	HalfMade []state.Instance  `json:"halfMade,omitempty"`
+	Config   map[string]string `json:"config,omitempty"`
+}
+
+// copied is the snapshot, if there is something in it that a new database should have.
+func (m *Manager) copied() (state.Copy, bool, error) {
+	text, err := os.ReadFile(m.snapshotFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return state.Copy{}, false, nil
+	}
+	var s snapshot
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	info, statErr := os.Stat(m.snapshotFile())
+	if err := errors.Join(err, statErr); err != nil {
+		// To go on would replace it by that of an empty database.
+		return state.Copy{}, false, hint.Errorf("move "+m.snapshotFile()+" away; what an empty database lacks is then to be made anew", "cannot read the copy of the manager's database: %w", err)
+	}
+	c := state.Copy{Time: info.ModTime(), Services: s.Services, HalfMade: s.HalfMade, Config: s.Config}
+	if c.Config == nil {
+		if c.Config, err = state.WriteSettings(s.Settings); err != nil {
+			return c, false, err
+		}
+	}
+	return c, len(s.Services)+len(s.Config) > 0, nil
+}
+
+// putBack is called when a lost database has been made from the snapshot.
+func (m *Manager) putBack(c state.Copy) {
+	m.o.Log.Warn("the manager's database was lost and has been made from the copy", "of", c.Time)
+	m.notices.set("restored", model.Warning, hint.Errorf("look at the apps and their data; tokens are to be made anew",
+		"the manager's database was lost and has been made from the copy of %s", c.Time.UTC().Format(time.DateTime+" UTC")))
+	m.mu.Lock()
+	m.restored = true
+	m.mu.Unlock()
+}
+
+// finishRestored makes the databases of instances that were lost, too, before anybody
+// takes these instances for half made and ends them.
+func (m *Manager) finishRestored(ctx context.Context) error {
+	m.mu.Lock()
+	restored := m.restored
+	m.restored = false
+	m.mu.Unlock()
+	if !restored {
+		return nil
+	}
+	list, err := m.store.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	m.mend(ctx, list)
+	return nil
 }
 
 // loadSnapshot lets everything run that ran before, also without the database.
@@ -84,6 +143,12 @@ func (m *Manager) follow(ctx context.Context) {
 func (m *Manager) refresh(ctx context.Context) error {
 	m.refreshing.Lock()
 	defer m.refreshing.Unlock()
+	if err := m.store.Prepare(ctx); err != nil {
+		return err
+	}
+	if err := m.finishRestored(ctx); err != nil {
+		return err
+	}
 	services, err := m.store.Services(ctx)
 	if err != nil {
 		return err
@@ -92,14 +157,14 @@ func (m *Manager) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	settings, err := m.store.Settings(ctx)
+	config, err := m.store.Configs(ctx)
 	if err != nil {
 		return err
 	}
-	pem, err := m.store.Config(ctx, state.WebserverCertificate)
-	if err != nil {
-		return err
-	}
+	settings, pem := state.ReadSettings(config), config[state.WebserverCertificate]
+	// The password has a file of its own, which is never older than this one.
+	delete(config, state.ManagerPassword)
+	delete(config, state.ManagerPasswordClear)
 	if err := m.signin.load(ctx); err != nil {
 		return err
 	}
@@ -113,7 +178,8 @@ func (m *Manager) refresh(ctx context.Context) error {
 			return !slices.ContainsFunc(phases, func(p state.Instance) bool { return p.ID == v.ID && p.Phase == state.Ready })
 		})
 	}
-	read := snapshot{services, settings}
+	half := slices.DeleteFunc(slices.Clone(phases), func(p state.Instance) bool { return p.Phase == state.Ready })
+	read := snapshot{services, settings, half, config}
 	m.mu.Lock()
 	first, newSecurity, newPEM := !m.loaded, m.settings.DisableAppSecurity != settings.DisableAppSecurity, m.pem != pem
 	m.loaded, m.pem = true, pem

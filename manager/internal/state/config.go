@@ -60,17 +60,32 @@ func (s *Store) SetConfigs(ctx context.Context, values map[string]string) error 
 // DefaultSettings are those of a new platform.
 var DefaultSettings = model.Settings{Timezone: "UTC", OptimizationHour: 1}
 
+// Configs are all rows of the table config by their names.
+func (s *Store) Configs(ctx context.Context) (map[string]string, error) {
+	type row struct{ Name, Value string }
+	rows, err := query(ctx, s, pgx.RowToStructByPos[row], "SELECT name, value FROM config")
+	values := map[string]string{}
+	for _, r := range rows {
+		values[r.Name] = r.Value
+	}
+	return values, err
+}
+
 // Settings are rows of the table config, each named as in JSON. A row that is
 // not there has its default; so has one that somebody has written by hand and
 // that cannot be read, because a manager that refuses to start could not mend it.
 func (s *Store) Settings(ctx context.Context) (model.Settings, error) {
-	type row struct{ Name, Value string }
-	rows, err := query(ctx, s, pgx.RowToStructByPos[row], "SELECT name, value FROM config")
+	rows, err := s.Configs(ctx)
+	return ReadSettings(rows), err
+}
+
+// ReadSettings takes the settings out of the rows.
+func ReadSettings(rows map[string]string) model.Settings {
 	settings := DefaultSettings
-	for _, r := range rows {
-		_ = setSetting(&settings, r.Name, r.Value)
+	for name, value := range rows {
+		_ = setSetting(&settings, name, value)
 	}
-	return settings, err
+	return settings
 }
 
 // setSetting reads one value; names that are no settings change nothing.
@@ -117,9 +132,18 @@ func (s *Store) SetSettings(ctx context.Context, settings model.Settings) error 
 	if err := CheckSettings(settings); err != nil {
 		return err
 	}
-	written, err := jsonValues(settings)
+	values, err := WriteSettings(settings)
 	if err != nil {
 		return err
+	}
+	return s.SetConfigs(ctx, values)
+}
+
+// WriteSettings makes rows of settings.
+func WriteSettings(settings model.Settings) (map[string]string, error) {
+	written, err := jsonValues(settings)
+	if err != nil {
+		return nil, err
 	}
 	values := map[string]string{}
 	for name, value := range written {
@@ -130,7 +154,7 @@ func (s *Store) SetSettings(ctx context.Context, settings model.Settings) error 
 			values[name] = text
 		}
 	}
-	return s.SetConfigs(ctx, values)
+	return values, nil
 }
 
 // CheckSettings says which setting cannot be.

@@ -21,6 +21,14 @@ func scanService(row pgx.CollectableRow) (s model.Service, err error) {
 	return s, err
 }
 
+const insertService = `INSERT INTO service (` + serviceColumns + `)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`
+
+func serviceValues(v model.Service) []any {
+	return []any{v.ID, v.Title, v.Manufacturer, v.Description, v.Build, v.Label, v.Previous, v.MinImage, v.Developer, int64(v.UID), v.Wanted,
+		v.Limits.MemoryMiB, v.Limits.CPUPercent, v.Limits.Processes, v.LogSize, int64(v.LogFlags)}
+}
+
 // Services are all apps with their instances, by ID. Of each there is what is
 // remembered: not what it is doing.
 func (s *Store) Services(ctx context.Context) ([]model.Service, error) {
@@ -62,13 +70,10 @@ func (s *Store) PutService(ctx context.Context, v model.Service) error {
 	if v.ID == "" || strings.ContainsAny(v.ID, "/\x00") {
 		return &FieldError{"id", "the name of the app is empty or no name of a folder"}
 	}
-	return s.one(ctx, `INSERT INTO service (`+serviceColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+	return s.one(ctx, insertService+`
 		ON CONFLICT (id) DO UPDATE SET title = $2, manufacturer = $3, description = $4, build = $5, label = $6, previous = $7,
 			min_image = $8, developer = $9, uid = $10, wanted = $11, memory_mib = $12, cpu_percent = $13, processes = $14,
-			log_size = $15, log_flags = $16`,
-		v.ID, v.Title, v.Manufacturer, v.Description, v.Build, v.Label, v.Previous, v.MinImage, v.Developer, int64(v.UID), v.Wanted,
-		v.Limits.MemoryMiB, v.Limits.CPUPercent, v.Limits.Processes, v.LogSize, int64(v.LogFlags))
+			log_size = $15, log_flags = $16`, serviceValues(v)...)
 }
 
 // DeleteService forgets an app that has no instances.

@@ -27,6 +27,11 @@ type Store struct {
 	db      *pg.DB
 	changed func()
 
+	// Copy, if it is set, has what is to be in a database that was lost and has just
+	// been made anew, if somebody knows; Restored is called when it is there.
+	Copy     func() (Copy, bool, error)
+	Restored func(Copy)
+
 	ready  atomic.Bool
 	making singleflight.Group
 }
@@ -76,13 +81,35 @@ func (s *Store) prepare(ctx context.Context) error {
 		return err
 	}
 	err = s.db.DoWithin(ctx, slow, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := migrate(ctx, conn, list)
-		return err
+		if _, err := migrate(ctx, conn, list); err != nil {
+			return err
+		}
+		return s.putBack(ctx, conn)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot open the database %s: %w", Database, err)
 	}
 	return nil
+}
+
+// putBack looks at what the tables hold and not at whether they were made just now:
+// a manager may have died in between.
+func (s *Store) putBack(ctx context.Context, conn *pgx.Conn) error {
+	if s.Copy == nil {
+		return nil
+	}
+	if used, err := inUse(ctx, conn); err != nil || used {
+		return err
+	}
+	c, ok, err := s.Copy()
+	if err != nil || !ok {
+		return err
+	}
+	done, err := restore(ctx, conn, c)
+	if done && s.Restored != nil {
+		s.Restored(c)
+	}
+	return err
 }
 
 // create makes the database, into which only root may look: the instances'

@@ -489,3 +489,94 @@ func TestMigrate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A database that was lost is made from the copy, with all that its rows had; one in
+// use, and one of which nobody has a copy, is left as it is.
+func TestRestore(t *testing.T) {
+	s, server, _ := start(t)
+	ctx := t.Context()
+	drop := func() {
+		server.Run(t, nil, []string{"psql", "-qd", "postgres", "-c", "DROP DATABASE manager WITH (FORCE)"})
+	}
+	must(t, s.PutService(ctx, notes))
+	must(t, s.PutService(ctx, model.Service{ID: "other", UID: 2}))
+	for n := range 3 {
+		id, err := s.AddInstance(ctx, instance(n))
+		must(t, err)
+		must(t, s.SetPhase(ctx, id, Ready))
+	}
+	must(t, s.DeleteInstance(ctx, 1))
+	half, err := s.Instance(ctx, 3)
+	must(t, err)
+	half.Phase = Deleting
+	must(t, s.SetConfigs(ctx, map[string]string{"timezone": "Europe/Berlin", WebserverCertificate: "PEM", "other": "x"}))
+	config, err := s.Configs(ctx)
+	must(t, err)
+	want, err := s.Services(ctx)
+	must(t, err)
+	kept := []model.Service{want[0], want[1]}
+	kept[0].Instances = kept[0].Instances[:1:1]
+
+	drop()
+	_, _ = s.Services(ctx) // finds out only that the database has gone
+	_, _ = s.Services(ctx)
+	if list, err := s.Services(ctx); err != nil || len(list) != 0 {
+		t.Fatalf("without a copy there are %v, %v; want none", list, err)
+	}
+
+	var told []Copy
+	asked := 0
+	s.Copy = func() (Copy, bool, error) {
+		asked++
+		return Copy{Time: time.Unix(1e9, 0), Services: kept, HalfMade: []Instance{half}, Config: config}, true, nil
+	}
+	s.Restored = func(c Copy) { told = append(told, c) }
+	drop()
+	for range 3 { // The first ones may find out only that the database has gone.
+		_, err = s.Services(ctx)
+	}
+	got, err := s.Services(ctx)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("Services() = %v, %s", err, diff)
+	}
+	if len(told) != 1 || asked != 1 {
+		t.Errorf("the copy was asked for %d times and restored %d times; want once", asked, len(told))
+	}
+	phases, err := s.Instances(ctx)
+	if err != nil || len(phases) != 2 || phases[0].Phase != Creating || phases[1].Phase != Deleting {
+		t.Errorf("Instances() = %+v, %v; want the first to be looked at and the other to be deleted", phases, err)
+	}
+	again, err := s.Configs(ctx)
+	if diff := cmp.Diff(config, again); err != nil || diff != "" {
+		t.Errorf("Configs() = %v, %s", err, diff)
+	}
+	if id, err := s.AddInstance(ctx, instance(7)); err != nil || id != 4 {
+		t.Errorf("the next instance is number %d, %v; want 4", id, err)
+	}
+	list, err := s.Audit(ctx, time.Time{}, 10)
+	if err != nil || len(list) != 1 || !strings.Contains(list[0].Detail, "2001-09-09") {
+		t.Errorf("Audit() = %+v, %v; want one entry that tells the time of the copy", list, err)
+	}
+
+	// What an administrator deletes stays deleted.
+	for _, i := range []int64{2, 3, 4} {
+		must(t, s.DeleteInstance(ctx, i))
+	}
+	must(t, s.DeleteService(ctx, "notes"))
+	must(t, s.DeleteService(ctx, "other"))
+	must(t, s.SetConfigs(ctx, map[string]string{"timezone": "", WebserverCertificate: "", "other": ""}))
+	s.ready.Store(false)
+	if got, err := s.Services(ctx); err != nil || len(got) != 0 {
+		t.Errorf("what was deleted is there again: %v, %v", got, err)
+	}
+
+	// A copy that cannot be read is no empty one.
+	s.Copy = func() (Copy, bool, error) { return Copy{}, false, errors.New("half a file") }
+	drop()
+	for range 3 {
+		_, err = s.Services(ctx)
+	}
+	if err == nil || !strings.Contains(err.Error(), "half a file") {
+		t.Errorf("with a broken copy: %v; want its error", err)
+	}
+}
