@@ -175,7 +175,7 @@ func (m *Manager) power(ctx context.Context, by model.Actor, what, program strin
 	}
 	time.AfterFunc(time.Second, func() {
 		if err := run.Cmd(context.Background(), program); err != nil {
-			m.notices.set("power", model.Error, fmt.Errorf("cannot %s: %w", what, err))
+			m.notices.say("power", model.Error, "", "the machine cannot be restarted or shut down: %s", err)
 		}
 	})
 	return nil

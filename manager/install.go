@@ -99,7 +99,9 @@ func (m *Manager) Install(ctx context.Context, app, build string, by model.Actor
 	}
 	r := appstore.Record{Build: v.Build, Label: v.Label, MinImage: v.MinImage, Title: a.Title, Manufacturer: a.Manufacturer, Description: a.Description}
 	return m.startInstall(ctx, app, r, by, func(ctx context.Context, one *job, dir string) error {
-		return m.client().Fetch(ctx, a, v, m.downloads, dir, one.progress)
+		return m.client().Fetch(ctx, a, v, m.downloads, dir, func(file string, done, total int64) {
+			one.progress(done, total, "download %s", file)
+		})
 	})
 }
 

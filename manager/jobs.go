@@ -78,7 +78,8 @@ func (j *jobs) start(kind, about string, do func(ctx context.Context, job *job) 
 	}
 	j.next++
 	ctx, cancel := context.WithCancel(context.Background())
-	one := &job{of: j, cancel: cancel, v: model.Job{ID: strconv.Itoa(j.next), Kind: kind, About: about, Started: time.Now(), Step: "begin"}}
+	one := &job{of: j, cancel: cancel, v: model.Job{ID: strconv.Itoa(j.next), Kind: kind, About: about, Started: time.Now()}}
+	one.set("begin")
 	j.list = append(j.list, one)
 	ended := 0
 	for i := len(j.list) - 1; i >= 0; i-- {
@@ -92,12 +93,16 @@ func (j *jobs) start(kind, about string, do func(ctx context.Context, job *job) 
 		defer cancel()
 		err := do(ctx, one)
 		j.mu.Lock()
-		one.v.Ended, one.v.Step = time.Now(), "finished"
-		if err != nil {
-			one.v.Error, one.v.Step = err.Error(), "failed"
-			if ctx.Err() != nil {
-				one.v.Error, one.v.Step = "it was cancelled", "cancelled"
-			}
+		one.v.Ended = time.Now()
+		switch {
+		case err == nil:
+			one.set("finished")
+		case ctx.Err() != nil:
+			one.v.Error = "it was cancelled"
+			one.set("cancelled")
+		default:
+			one.v.Error = err.Error()
+			one.set("failed")
 		}
 		j.mu.Unlock()
 		j.changed()
@@ -107,13 +112,20 @@ func (j *jobs) start(kind, about string, do func(ctx context.Context, job *job) 
 }
 
 // step tells what a job is doing.
-func (one *job) step(format string, args ...any) { one.progress(fmt.Sprintf(format, args...), 0, 0) }
+func (one *job) step(format string, args ...any) { one.progress(0, 0, format, args...) }
+
+// set is step for who holds the lock. Pages translate the format.
+func (one *job) set(format string, args ...any) {
+	one.v.Step, one.v.StepFormat, one.v.StepArgs = fmt.Sprintf(format, args...), format, args
+}
 
 // progress tells how far it is, a few times a second.
-func (one *job) progress(step string, done, total int64) {
+func (one *job) progress(done, total int64, format string, args ...any) {
 	one.of.mu.Lock()
-	quiet := one.v.Step == step && time.Since(one.told) < 300*time.Millisecond
-	one.v.Step, one.v.Done, one.v.Total = step, done, total
+	before := one.v.Step
+	one.set(format, args...)
+	quiet := one.v.Step == before && time.Since(one.told) < 300*time.Millisecond
+	one.v.Done, one.v.Total = done, total
 	if !quiet {
 		one.told = time.Now()
 	}

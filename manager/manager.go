@@ -326,11 +326,11 @@ func (m *Manager) checkDisk() {
 	emptied := err == nil && reserve.Size() < 4096
 	switch {
 	case free < 16<<20:
-		m.notices.set("disk", model.Error, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is full: nothing can be stored any more"))
+		m.notices.say("disk", model.Error, "delete core dumps or data here, or run: apagent diskfree", "the disk is full: nothing can be stored any more")
 	case free < room.Reserve:
-		m.notices.set("disk", model.Warning, hint.Errorf("delete core dumps or data here, or run: apagent diskfree", "the disk is nearly full: %d MB are free", free>>20))
+		m.notices.say("disk", model.Warning, "delete core dumps or data here, or run: apagent diskfree", "the disk is nearly full: %d MB are free", free>>20)
 	case emptied && free > 756<<20:
-		m.notices.set("disk", model.Info, hint.Errorf("rm /mnt/sda2/empty_if_no_space, then restart the manager", "no room is kept for a full disk: empty_if_no_space was emptied"))
+		m.notices.say("disk", model.Info, "rm /mnt/sda2/empty_if_no_space, then restart the manager", "no room is kept for a full disk: empty_if_no_space was emptied")
 	default:
 		m.notices.clear("disk")
 	}
@@ -401,7 +401,7 @@ func (m *Manager) heard(app *appConn, message wire.Message) {
 	if a.Instance != "" {
 		name += ", " + a.Instance
 	}
-	m.notices.set(code, severity, fmt.Errorf("%.100s: %.500s", name, a.Text))
+	m.notices.say(code, severity, "", "%.100s: %.500s", name, a.Text)
 }
 
 // snapshotFile is a copy of what the database holds, for the time when that does

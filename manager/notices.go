@@ -1,7 +1,9 @@
 package manager
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -24,15 +26,32 @@ type notices struct {
 // set shows an error until it is cleared. Its way out becomes the hint.
 func (n *notices) set(code, severity string, err error) {
 	text, way, _ := strings.Cut(err.Error(), "\nhint: ")
+	n.put(model.Notice{Code: code, Severity: severity, Text: text, Hint: way})
+}
+
+// say is set for what the pages have in other languages, too. Of an error among args
+// its own way out becomes the hint.
+func (n *notices) say(code, severity, way, format string, args ...any) {
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			text, out, _ := strings.Cut(err.Error(), "\nhint: ")
+			args[i], way = text, cmp.Or(out, way)
+		}
+	}
+	n.put(model.Notice{Code: code, Severity: severity, Text: fmt.Sprintf(format, args...), Hint: way, Format: format, Args: args})
+}
+
+func (n *notices) put(notice model.Notice) {
+	code := notice.Code
 	n.mu.Lock()
 	old, there := n.list[code]
-	same := there && old.Text == text && old.Hint == way && old.Severity == severity
+	same := there && old.Text == notice.Text && old.Hint == notice.Hint && old.Severity == notice.Severity
 	if !same && (there || len(n.list) < maxNotices || !strings.HasPrefix(code, "alarm-")) {
-		since := time.Now()
+		notice.Since = time.Now()
 		if there {
-			since = old.Since
+			notice.Since = old.Since
 		}
-		n.list[code] = model.Notice{Code: code, Severity: severity, Text: text, Hint: way, Since: since}
+		n.list[code] = notice
 	}
 	n.mu.Unlock()
 	if !same {

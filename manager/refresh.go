@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -56,8 +55,8 @@ func (m *Manager) copied() (state.Copy, bool, error) {
 // putBack is called when a lost database has been made from the snapshot.
 func (m *Manager) putBack(c state.Copy) {
 	m.o.Log.Warn("the manager's database was lost and has been made from the copy", "of", c.Time)
-	m.notices.set("restored", model.Warning, hint.Errorf("look at the apps and their data; tokens are to be made anew",
-		"the manager's database was lost and has been made from the copy of %s", c.Time.UTC().Format(time.DateTime+" UTC")))
+	m.notices.say("restored", model.Warning, "look at the apps and their data; tokens are to be made anew",
+		"the manager's database was lost and has been made from the copy of %s", c.Time.UTC().Format(time.DateTime+" UTC"))
 	m.mu.Lock()
 	m.restored = true
 	m.mu.Unlock()
@@ -128,7 +127,7 @@ func (m *Manager) follow(ctx context.Context) {
 			m.mu.Lock()
 			m.away = true
 			m.mu.Unlock()
-			m.notices.set("database", model.Error, fmt.Errorf("the database does not answer; apps and pages go on as far as they can: %w", err))
+			m.notices.say("database", model.Error, "", "the database does not answer; apps and pages go on as far as they can: %s", err)
 			pause = min(pause, time.Second)
 		}
 		m.retryInstances()
@@ -311,7 +310,7 @@ func (m *Manager) mendOne(ctx context.Context, id int64) {
 		}
 	}
 	if err != nil {
-		m.notices.set("instance-"+i.Key(), model.Error, fmt.Errorf("the instance %s is half made: %w", i.Key(), err))
+		m.notices.say("instance-"+i.Key(), model.Error, "", "the instance %s is half made: %s", i.Key(), err)
 		return
 	}
 	m.notices.clear("instance-" + i.Key())

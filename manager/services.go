@@ -132,7 +132,7 @@ func (s *service) adopt() {
 		m.notices.clear("app-" + s.id)
 	}
 	if why := m.platform.tooNew(v.MinImage); why != "" {
-		m.notices.set("image-"+s.id, model.Error, fmt.Errorf("%s is not started: %s", s.id, why))
+		m.notices.say("image-"+s.id, model.Error, "", "%s is not started: %s", s.id, why)
 		return
 	}
 	m.notices.clear("image-" + s.id)
@@ -227,7 +227,7 @@ func (s *service) ended(e supervise.End) {
 		return
 	}
 	s.m.noteCrash(model.Crash{Service: s.id, Time: e.Time, What: e.String()})
-	s.m.notices.set("crash-"+s.id, model.Warning, hint.Errorf("look at its log", "%s does not run: %s", s.id, e.String()))
+	s.m.notices.say("crash-"+s.id, model.Warning, "look at its log", "%s does not run: %s", s.id, e.String())
 }
 
 // joined is called when an app has connected: it is told what to run.

@@ -174,7 +174,7 @@ const firstBootDone = "firstBoot"
 // applyFirstBoot takes over what that file says, once.
 func (m *Manager) applyFirstBoot(ctx context.Context) {
 	if err := m.takeFirstBoot(ctx); err != nil {
-		m.notices.set("firstboot", model.Warning, fmt.Errorf("cannot use /%s: %w", firstBootFile, err))
+		m.notices.say("firstboot", model.Warning, "", "cannot use /%s: %s", firstBootFile, err)
 	}
 }
 

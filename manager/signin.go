@@ -73,7 +73,7 @@ func (s *signIn) file() string { return s.m.o.path(stateDir, "password.json") }
 // remind asks for another password than the default one.
 func (s *signIn) remind() {
 	if s.clear() == defaultPassword {
-		s.m.notices.set("default-password", model.Warning, hint.Errorf("Settings, Security, AP Manager password", "the manager has the password that everybody knows: change it"))
+		s.m.notices.say("default-password", model.Warning, "Settings, Security, AP Manager password", "the manager has the password that everybody knows: change it")
 		return
 	}
 	s.m.notices.clear("default-password")
@@ -140,7 +140,7 @@ func (s *signIn) keep(k kept) {
 	s.stale = err != nil
 	s.mu.Unlock()
 	if err != nil {
-		s.m.notices.set("password-copy", model.Warning, fmt.Errorf("the manager's password is not known without the database: %w", hintNoSpace(err)))
+		s.m.notices.say("password-copy", model.Warning, "", "the manager's password is not known without the database: %s", hintNoSpace(err))
 		return
 	}
 	s.m.notices.clear("password-copy")

@@ -73,7 +73,7 @@ func (m *Manager) CleanUp(ctx context.Context, id int64, by model.Actor) (model.
 		return free, err
 	}
 	started, err := m.jobs.start("cleanup", i.Key(), func(ctx context.Context, one *job) error {
-		return m.cluster.CleanUp(ctx, i.DBName, free, func(table string, done, total int64) { one.progress(table, done, total) })
+		return m.cluster.CleanUp(ctx, i.DBName, free, func(table string, done, total int64) { one.progress(done, total, "clean up %s", table) })
 	})
 	if err != nil {
 		return started, err

@@ -1,17 +1,15 @@
 package manager
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
-	"appplatform/internal/hint"
 	"appplatform/internal/run"
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/monitor"
@@ -75,13 +73,12 @@ const committed = "committed"
 func (m *Manager) checkMachine(ctx context.Context) {
 	s := m.agentStatusNow(ctx)
 	if s.Trial != "" && s.Trial != committed {
-		m.notices.set("image-trial", model.Info, fmt.Errorf("the image is on trial: %s", s.Trial))
+		m.notices.say("image-trial", model.Info, "", "the image is on trial: %s", s.Trial)
 	} else {
 		m.notices.clear("image-trial")
 	}
 	if len(s.Problems) > 0 {
-		text, way, _ := strings.Cut(s.Problems[0], "\nhint: ")
-		m.notices.set("machine", model.Warning, hint.Errorf(cmp.Or(way, "apagent status, on the console"), "%s", text))
+		m.notices.say("machine", model.Warning, "apagent status, on the console", "%s", errors.New(s.Problems[0]))
 	} else {
 		m.notices.clear("machine")
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"appplatform/internal/atomicfile"
-	"appplatform/internal/hint"
 	"appplatform/internal/wire"
 	"appplatform/manager/internal/certs"
 	"appplatform/manager/internal/model"
@@ -71,7 +70,7 @@ func (m *Manager) openListeners(ctx context.Context) bool {
 				f.Close()
 			}
 		}
-		m.notices.set("ports", model.Error, fmt.Errorf("the webserver cannot be reached: %w", err))
+		m.notices.say("ports", model.Error, "", "the webserver cannot be reached: %s", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -195,7 +194,7 @@ func (m *Manager) webChanged() {
 
 // webFailed counts starts that fail, so that the image's program gets its turn.
 func (m *Manager) webFailed(problem string, early bool) {
-	m.notices.set("webserver", model.Error, hint.Errorf("look at its log", "the webserver does not run: %s", problem))
+	m.notices.say("webserver", model.Error, "look at its log", "the webserver does not run: %s", problem)
 	m.mu.Lock()
 	if early {
 		m.webFails++

@@ -21,9 +21,9 @@ import (
 	"appplatform/internal/hint"
 )
 
-// Progress is told what is being done and how far it is, in bytes; total is 0
-// while nobody knows.
-type Progress func(step string, done, total int64)
+// Progress is told which file is being fetched and how far that is, in bytes; total
+// is 0 while nobody knows.
+type Progress func(file string, done, total int64)
 
 // Fetch downloads a version of an app into dir, which is a folder made by
 // [Disk.Stage]. What arrived of the program before a cut is in the cache, and used
@@ -58,7 +58,7 @@ func (c Client) Fetch(ctx context.Context, a App, v Version, cache *Cache, dir s
 		return fail(err)
 	}
 	defer release()
-	if err := c.program(ctx, from+a.Binary+".bin", part, cache, func(done, total int64) { progress("download "+a.ID, done, total) }); err != nil {
+	if err := c.program(ctx, from+a.Binary+".bin", part, cache, func(done, total int64) { progress(a.ID, done, total) }); err != nil {
 		return fail(err)
 	}
 	if err := checkProgram(part, arch, v.SHA256[arch]); err != nil {
@@ -68,7 +68,7 @@ func (c Client) Fetch(ctx context.Context, a App, v Version, cache *Cache, dir s
 		return fail(err)
 	}
 	for _, name := range names {
-		progress("download "+name, 0, 0)
+		progress(name, 0, 0)
 		text, err := c.read(ctx, from+name, maxFile)
 		var gone *download.GoneError
 		if errors.As(err, &gone) && name == a.Binary+".png" {

@@ -114,9 +114,14 @@ type Job struct {
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Step    string    `json:"step"`
-	Done    int64     `json:"done"`  // bytes
-	Total   int64     `json:"total"` // bytes; 0 unknown
-	Error   string    `json:"error,omitempty"`
+
+	// What Step was made from, if pages can translate it.
+	StepFormat string `json:"-"`
+	StepArgs   []any  `json:"-"`
+
+	Done  int64  `json:"done"`  // bytes
+	Total int64  `json:"total"` // bytes; 0 unknown
+	Error string `json:"error,omitempty"`
 }
 
 // Settings are those of the tab General.
@@ -138,11 +143,16 @@ type Settings struct {
 
 // A Notice is something the administrator should know, on every page.
 type Notice struct {
-	Code     string    `json:"code"` // default-password, database, disk, crash, image-trial ...
-	Severity string    `json:"severity"`
-	Text     string    `json:"text"`
-	Hint     string    `json:"hint,omitempty"`
-	Since    time.Time `json:"since,omitzero"`
+	Code     string `json:"code"` // default-password, database, disk, crash, image-trial ...
+	Severity string `json:"severity"`
+	Text     string `json:"text"`
+	Hint     string `json:"hint,omitempty"`
+
+	// What Text was made from, if pages can translate it.
+	Format string `json:"-"`
+	Args   []any  `json:"-"`
+
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Severities of notices.

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"html"
 	"io"
 	"io/fs"
@@ -15,9 +18,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"appplatform/internal/wire"
 	"appplatform/manager/internal/model"
@@ -182,6 +187,9 @@ func TestCatalogue(t *testing.T) {
 			use(unquote(m[1]))
 		}
 	}
+	for _, text := range saidByManager(t) {
+		use(text)
+	}
 	for _, text := range stateTexts {
 		use(text)
 	}
@@ -210,6 +218,78 @@ func TestCatalogue(t *testing.T) {
 			t.Errorf("%q has %v, and in German %v", english, a, b)
 		}
 	}
+}
+
+// saidByManager are the notices with their hints and the steps of jobs that package
+// manager makes.
+func saidByManager(t *testing.T) (texts []string) {
+	t.Helper()
+	sources, err := filepath.Glob("../../*.go")
+	if err != nil || len(sources) == 0 {
+		t.Fatal("no sources", err)
+	}
+	// Where the format is among the arguments, and the hint.
+	formats := map[string][]int{"say": {3, 2}, "step": {0}, "set": {0}, "progress": {2}}
+	for _, name := range sources {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			f, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			on := ""
+			switch x := f.X.(type) {
+			case *ast.Ident:
+				on = x.Name
+			case *ast.SelectorExpr:
+				on = x.Sel.Name
+			}
+			if on == "notices" && f.Sel.Name == "set" {
+				if _, made := call.Args[2].(*ast.CallExpr); made && strings.Contains(fmt.Sprint(call.Args[2].(*ast.CallExpr).Fun), "Errorf") {
+					t.Errorf("%s: a text that is made here is for say", name)
+				}
+				return true
+			}
+			if on != "notices" && on != "one" {
+				return true
+			}
+			for i, at := range formats[f.Sel.Name] {
+				if at >= len(call.Args) {
+					t.Errorf("%s: %s has %d arguments", name, f.Sel.Name, len(call.Args))
+					continue
+				}
+				literal, ok := call.Args[at].(*ast.BasicLit)
+				if !ok {
+					if id, plain := call.Args[at].(*ast.Ident); i == 0 && !(plain && id.Name == "format") {
+						t.Errorf("%s: a text of %s is not written there", name, f.Sel.Name)
+					}
+					continue
+				}
+				text, err := strconv.Unquote(literal.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.ContainsFunc(regexp.MustCompile(`%[.0-9]*[a-z]`).ReplaceAllString(text, ""), unicode.IsLetter) {
+					texts = append(texts, text)
+				}
+			}
+			return true
+		})
+	}
+	if len(texts) < 20 {
+		t.Errorf("there are only %q", texts)
+	}
+	return texts
 }
 
 // TestStatic: what browsers load is small, packed and kept for ever.
@@ -388,6 +468,30 @@ func TestTitlesAreRenewed(t *testing.T) {
 		before, _, ok := strings.Cut(page, "<h1>")
 		if open := strings.LastIndex(before, `<div class="title"`); status != 200 || !ok || open < 0 || !strings.Contains(before[open:], want) {
 			t.Errorf("%s: status %d, its title is not in a part %s", path, status, want)
+		}
+	}
+}
+
+// What the manager says is in the language of the page; errors of the system inside
+// of it stay as they are.
+func TestNoticesInGerman(t *testing.T) {
+	p := newPlatform()
+	p.notices = []model.Notice{{Code: "database", Severity: model.Error, Text: "the instance a@b is half made: open x: permission denied", Hint: "look at its log",
+		Format: "the instance %s is half made: %s", Args: []any{"a@b", "open x: permission denied"}}}
+	p.jobs = []model.Job{{ID: "1", Kind: "install", About: "notes", Step: "download notes", StepFormat: "download %s", StepArgs: []any{"notes"}}}
+	c := signedIn(t, p)
+	for lang, want := range map[string][]string{
+		"en": {"The instance a@b is half made: open x: permission denied", "look at its log", "download notes"},
+		"de": {"Die Instanz a@b ist nur halb angelegt: open x: permission denied", "Sehen Sie im Protokoll nach", "notes wird geladen"},
+	} {
+		c.header.Set("Accept-Language", lang)
+		for _, path := range []string{"/manager", "/manager/jobs"} {
+			_, page := c.get(path)
+			for _, text := range want {
+				if !strings.Contains(words(page), text) {
+					t.Errorf("%s in %s lacks %q: %s", path, lang, text, words(page))
+				}
+			}
 		}
 	}
 }

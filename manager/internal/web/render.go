@@ -34,6 +34,7 @@ func (s *Site) newLook(lang string) *look {
 		"for":      func(at time.Time) string { return duration(lang, time.Since(at)) },
 		"state":    func(state model.State) string { return t(stateTexts[state]) },
 		"kind":     func(job model.Job) string { return t(cmp.Or(jobTexts[job.Kind], job.Kind)) },
+		"step":     func(job model.Job) string { return made(lang, job.StepFormat, job.StepArgs, job.Step) },
 		"join":     func(list []string) string { return strings.Join(list, ", ") },
 		"initial":  func(text string) string { return strings.ToUpper(string(append([]rune(text), '?')[:1])) },
 		"percent":  func(part, whole int64) int { return int(100 * part / max(whole, 1)) },
@@ -53,11 +54,12 @@ var stateTexts = map[model.State]string{
 }
 
 var jobTexts = map[string]string{
-	"install": "Install|kind",
-	"update":  "Update|kind",
-	"revert":  "Return to the previous version",
-	"cleanup": "Clean up database",
-	"image":   "Update of the platform",
+	"install":  "Install|kind",
+	"update":   "Update|kind",
+	"revert":   "Return to the previous version",
+	"cleanup":  "Clean up database",
+	"image":    "Update of the platform",
+	"optimize": "Optimize|kind",
 }
 
 // A page is what the layout shows around the template of a page.
@@ -157,6 +159,7 @@ func (v *visit) newPage(title, content string, data any) *page {
 		p.Trouble = newMessage(err)
 	}
 	for _, n := range v.p.Notices(ctx) {
+		n.Text, n.Hint = made(v.lang, n.Format, n.Args, n.Text), translate(v.lang, n.Hint)
 		p.Notices = append(p.Notices, lead(n, p.Services))
 	}
 	for _, j := range v.p.Jobs(ctx) {

@@ -42,6 +42,14 @@ func translate(lang, text string, args ...any) string {
 	return fmt.Sprintf(english, args...)
 }
 
+// made is what the manager has said: translated, if it says how it was made.
+func made(lang, format string, args []any, text string) string {
+	if format == "" {
+		return text
+	}
+	return translate(lang, format, args...)
+}
+
 func (v *visit) t(text string, args ...any) string { return translate(v.lang, text, args...) }
 
 // language is what somebody has chosen, or else his browser asks for.
