@@ -232,6 +232,7 @@ func network(ip netip.Addr) netip.Prefix {
 // accept serves a listener until it is closed.
 func (s *Server) accept(l net.Listener, secure bool) {
 	defer s.accepting.Done()
+	trouble := acceptTrouble{log: s.log}
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -239,7 +240,7 @@ func (s *Server) accept(l net.Listener, secure bool) {
 		}
 		if err != nil {
 			// No descriptors left, or a client that is gone already.
-			s.log.Warn("cannot accept a connection", "error", err)
+			trouble.say(err, time.Now())
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}

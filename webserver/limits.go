@@ -44,5 +44,6 @@ const (
 	keepCount  = 64               // of them, for each path
 	sweepEvery = time.Second
 	acceptTime = time.Second // for the listeners to be closed
+	sayEvery   = time.Minute // the same error of accepting
 	stopDrain  = 10          // seconds, when it is told to end by a signal
 )

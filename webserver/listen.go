@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"syscall"
@@ -102,16 +103,17 @@ func sendListeners(to *net.UnixConn, line []byte, listeners []*net.TCPListener) 
 }
 
 // acceptUnix gives each connection to serve, of no more than limit at a time.
-func (s *Server) acceptUnix(l *net.UnixListener, limit int, serve func(*net.UnixConn)) {
+func (s *Server) acceptUnix(l interface{ AcceptUnix() (*net.UnixConn, error) }, limit int, serve func(*net.UnixConn)) {
 	defer s.accepting.Done()
 	places := make(chan struct{}, limit)
+	trouble := acceptTrouble{log: s.log}
 	for {
 		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			s.log.Warn("cannot accept a connection", "error", err)
+			trouble.say(err, time.Now())
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
@@ -125,4 +127,21 @@ func (s *Server) acceptUnix(l *net.UnixListener, limit int, serve func(*net.Unix
 			c.Close()
 		}
 	}
+}
+
+// acceptTrouble logs the first of many errors, and then one in sayEvery: without a
+// descriptor left there are a hundred a second.
+type acceptTrouble struct {
+	log  *slog.Logger
+	said time.Time
+	more int // errors since then
+}
+
+func (t *acceptTrouble) say(err error, now time.Time) {
+	if !t.said.IsZero() && now.Sub(t.said) < sayEvery {
+		t.more++
+		return
+	}
+	t.log.Warn("cannot accept a connection", "error", err, "before", t.more)
+	t.said, t.more = now, 0
 }
