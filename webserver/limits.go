@@ -19,6 +19,7 @@ const (
 	maxRefusals      = 256  // connections over a limit that get an answer
 	maxWaiters       = 2000 // requests that wait for an app
 	maxRegistrations = 20000
+	maxOfUser        = 2000 // registrations, of all but root
 	maxRegistrars    = 2000 // connections that may register
 	maxStreams       = 250  // requests at a time of an HTTP/2 connection
 

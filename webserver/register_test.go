@@ -143,17 +143,46 @@ func TestManyRegistrations(t *testing.T) {
 		if got := ask[wire.RegisterResult](t, c, m); got.Error != "" {
 			t.Fatal(got.Error)
 		}
-		if i%2 == 0 {
+		if i%10 > 0 { // No more than one user may have.
 			ask[wire.RegisterResult](t, c, wire.Unregister{Head: wire.Head{MT: "Unregister"}, Path: m.Path, Kind: m.Kind})
 		}
 	}
-	if n := len(l.table.all()); n != 5000 {
-		t.Errorf("%d registrations; want 5000", n)
+	if n := len(l.table.all()); n != 1000 {
+		t.Errorf("%d registrations; want 1000", n)
 	}
 	c.Close()
 	eventually(t, "they have gone with the connection", func() bool { return len(l.table.all()) == 0 })
-	if n := l.table.count; n != 0 {
-		t.Errorf("count = %d; want 0", n)
+	if n := l.table.count; n != 0 || len(l.table.of) > 0 {
+		t.Errorf("count = %d, of users %v; want 0", n, l.table.of)
+	}
+}
+
+// One user cannot take what is there for all; root can, and what was given back can be
+// taken again.
+func TestRegistrationsOfUser(t *testing.T) {
+	tab := newTable()
+	tab.grant([]wire.Grant{{UID: 5, Path: ""}, {UID: 6, Path: ""}})
+	add := func(uid uint32, i int) (*registration, error) {
+		return tab.add(wire.Register{Path: fmt.Sprintf("/%d/%d", uid, i), Kind: wire.KindHTTP, Socket: "/s"}, uid, 1, func() {})
+	}
+	for _, uid := range []uint32{0, 5} {
+		for i := range maxOfUser {
+			if _, err := add(uid, i); err != nil {
+				t.Fatalf("registration %d of user %d: %v", i, uid, err)
+			}
+		}
+	}
+	if _, err := add(5, maxOfUser); err == nil || !strings.Contains(err.Error(), "the user 5 has 2000 registrations already") {
+		t.Errorf("one more: %v; want that user 5 has 2000", err)
+	}
+	for _, uid := range []uint32{0, 6} {
+		if _, err := add(uid, maxOfUser); err != nil {
+			t.Errorf("user %d: %v", uid, err)
+		}
+	}
+	tab.remove(tab.paths["/5/7"][0])
+	if _, err := add(5, 7); err != nil {
+		t.Errorf("when there is one less: %v", err)
 	}
 }
 

@@ -34,7 +34,8 @@ type table struct {
 	mu       sync.RWMutex
 	paths    map[string][]*registration // the last one of a kind counts
 	count    int
-	depth    int // slashes of the deepest path there ever was
+	of       map[uint32]int // of it, by users
+	depth    int            // slashes of the deepest path there ever was
 	grants   []wire.Grant
 	granted  bool // somebody has said what the grants are
 	began    time.Time
@@ -45,7 +46,7 @@ type table struct {
 }
 
 func newTable() *table {
-	return &table{paths: map[string][]*registration{}, left: map[string]time.Time{}, changed: make(chan struct{}), began: time.Now()}
+	return &table{paths: map[string][]*registration{}, of: map[uint32]int{}, left: map[string]time.Time{}, changed: make(chan struct{}), began: time.Now()}
 }
 
 // checkPath wants what a registered path must look like.
@@ -119,6 +120,9 @@ func (t *table) add(m wire.Register, uid uint32, pid int32, hangUp func()) (*reg
 	if t.count >= maxRegistrations {
 		return nil, fmt.Errorf("there are %d registrations already", t.count)
 	}
+	if uid != 0 && t.of[uid] >= maxOfUser {
+		return nil, fmt.Errorf("the user %d has %d registrations already, and nobody may have more", uid, t.of[uid])
+	}
 	grant, ok := t.grantOf(uid, m)
 	if !ok {
 		return nil, hint.Errorf("the manager grants paths to the apps that it has started", "the user %d may not register %q as %s", uid, m.Path, m.Kind)
@@ -135,6 +139,7 @@ func (t *table) add(m wire.Register, uid uint32, pid int32, hangUp func()) (*reg
 	}
 	t.paths[m.Path] = append(t.paths[m.Path], r)
 	t.count++
+	t.of[uid]++
 	t.depth = max(t.depth, strings.Count(m.Path, "/"))
 	delete(t.left, m.Path)
 	close(t.changed)
@@ -185,6 +190,9 @@ func (t *table) drop(r *registration) {
 		t.left[r.Path] = time.Now()
 	}
 	t.count--
+	if t.of[r.uid]--; t.of[r.uid] == 0 {
+		delete(t.of, r.uid)
+	}
 	if r.root != nil {
 		r.root.Close()
 	} else {
