@@ -240,3 +240,31 @@ func TestHTTP2EndlessHead(t *testing.T) {
 		t.Errorf("there was no end to it: %v", err)
 	}
 }
+
+// What clients send to apps that do not read fills no memory: the windows that the
+// webserver gives are all that may come.
+func TestHTTP2Buffers(t *testing.T) {
+	l := open(t)
+	f := l.frames()
+	// The windows at first, by RFC 9113, 6.9.2.
+	connection, stream := int64(65535), int64(65535)
+	for settled := false; !settled || connection == 65535; {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if size, ok := frame.Value(http2.SettingInitialWindowSize); ok {
+				stream, settled = int64(size), true
+			}
+		case *http2.WindowUpdateFrame:
+			if frame.StreamID == 0 {
+				connection += int64(frame.Increment)
+			}
+		}
+	}
+	if stream > 64<<10 || connection > 256<<10 {
+		t.Errorf("%d bytes of a stream and %d of a connection may come; want at most 64 and 256 KiB", stream, connection)
+	}
+}

@@ -19,9 +19,11 @@ const (
 	maxRefusals      = 256  // connections over a limit that get an answer
 	maxWaiters       = 2000 // requests that wait for an app
 	maxRegistrations = 20000
-	maxOfUser        = 2000 // registrations, of all but root
-	maxRegistrars    = 2000 // connections that may register
-	maxStreams       = 250  // requests at a time of an HTTP/2 connection
+	maxOfUser        = 2000      // registrations, of all but root
+	maxRegistrars    = 2000      // connections that may register
+	maxStreams       = 250       // requests at a time of an HTTP/2 connection
+	maxOfStream      = 64 << 10  // bytes of its body that may wait for the app
+	maxReceived      = 256 << 10 // of all bodies of a connection
 
 	headTime      = 10 * time.Second // for a head, and for a handshake
 	idleTime      = 2 * time.Minute

@@ -177,7 +177,7 @@ func (s *Server) openHTTP2() error {
 	s.h2server = &http.Server{
 		Handler: s, Protocols: protocols, TLSConfig: s.tls.Clone(), MaxHeaderBytes: maxHead, IdleTimeout: idleTime,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // what clients do wrong
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: maxReceived, MaxReceiveBufferPerStream: maxOfStream,
 			SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second, WriteByteTimeout: s.progress},
 	}
 	go func() { _ = s.h2server.Serve(s.h2) }()
