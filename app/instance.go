@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"appplatform/internal/wire"
 )
@@ -33,6 +34,7 @@ type Instance struct {
 	server    *http.Server
 	sockets   []*listener
 	served    sync.WaitGroup
+	guard     guard
 
 	mu     sync.Mutex
 	values wire.StartInstance
@@ -41,6 +43,7 @@ type Instance struct {
 
 func newInstance(ctx context.Context, h *host, values wire.StartInstance) (*Instance, error) {
 	i := &Instance{key: values.Instance, host: h, values: values}
+	i.guard.throttle.Now = time.Now
 	i.flags.Store(uint64(values.LogFlags))
 	i.ctx, i.cancel = context.WithCancel(ctx)
 	if values.Webserver == "" {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/coder/websocket"
@@ -67,8 +69,23 @@ func (l Login) Digest(challenge, password string) string {
 // SignIn lets the other side of a WebSocket, which was just accepted, sign in with
 // the password: the login that a PBX, its users' apps and the SDK's JavaScript use.
 // The caller closes the connection when there is an error, and bounds the time by
-// ctx.
+// ctx. Whoever connects again and again may guess: Instance.SignIn slows that down.
 func SignIn(ctx context.Context, c *websocket.Conn, password string) (Login, error) {
+	return signIn(ctx, c, password, func(check func() bool) error {
+		if !check() {
+			return ErrSignIn
+		}
+		return nil
+	})
+}
+
+// SignIn is the function SignIn with the password of the instance, as Try allows it. r
+// is the request of which the WebSocket came.
+func (i *Instance) SignIn(ctx context.Context, c *websocket.Conn, r *http.Request) (Login, error) {
+	return signIn(ctx, c, i.Password(), func(check func() bool) error { return i.Try(r, check) })
+}
+
+func signIn(ctx context.Context, c *websocket.Conn, password string, try func(check func() bool) error) (Login, error) {
 	// At most 16 characters: longer ones are cut by others.
 	challenge := rand.Text()[:16]
 	for {
@@ -87,12 +104,11 @@ func SignIn(ctx context.Context, c *websocket.Conn, password string) (Login, err
 				return Login{}, err
 			}
 		case "AppLogin":
-			ok := password != "" && subtle.ConstantTimeCompare([]byte(m.Digest), []byte(m.Login.Digest(challenge, password))) == 1
-			err = send(ctx, c, loginResult{appMessage{"AppLoginResult", m.API, m.Src}, m.App, m.Domain, ok})
-			if err == nil && !ok {
-				err = ErrSignIn
-			}
-			return m.Login, err
+			tried := try(func() bool {
+				return password != "" && subtle.ConstantTimeCompare([]byte(m.Digest), []byte(m.Login.Digest(challenge, password))) == 1
+			})
+			err = send(ctx, c, loginResult{appMessage{"AppLoginResult", m.API, m.Src}, m.App, m.Domain, tried == nil})
+			return m.Login, cmp.Or(tried, err)
 		default:
 			return Login{}, fmt.Errorf("cannot sign in: %q came before it", m.MT)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"appplatform/internal/atomicfile"
 	"appplatform/internal/hint"
+	"appplatform/internal/throttle"
 	"appplatform/manager/internal/model"
 	"appplatform/manager/internal/secret"
 	"appplatform/manager/internal/state"
@@ -34,7 +35,7 @@ const shortest = 8
 type signIn struct {
 	m        *Manager
 	key      *secret.Key
-	throttle *secret.Throttle
+	throttle *throttle.Throttle
 
 	changing sync.Mutex // one at a time writes the password
 	asking   sync.Mutex // one at a time asks apagent
@@ -55,7 +56,7 @@ type kept struct {
 }
 
 func openSignIn(m *Manager) (*signIn, error) {
-	s := &signIn{m: m, throttle: &secret.Throttle{Now: time.Now}}
+	s := &signIn{m: m, throttle: &throttle.Throttle{Now: time.Now}}
 	var err error
 	if s.key, err = secret.OpenKey(m.o.path(stateDir, "key")); err != nil {
 		// On a full disk of a new platform there is only the default password.

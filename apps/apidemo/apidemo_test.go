@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,6 +176,50 @@ func TestNotes(t *testing.T) {
 			t.Errorf("one more note than there may be: %d %s", status, text)
 		}
 		pg.Run(t, nil, []string{"psql", "-qd", "notes", "-c", "DELETE FROM notes WHERE text = 'filled'"})
+	})
+
+	t.Run("guesses at the same time", func(t *testing.T) {
+		guess := func(from, password string) (int, string) {
+			r, err := http.NewRequest("POST", base+"sign-in", strings.NewReader(url.Values{"password": {password}}.Encode()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.Header.Set("X-Forwarded-For", from)
+			resp, err := c.Transport.RoundTrip(r)
+			if err != nil {
+				t.Error(err)
+				return 0, ""
+			}
+			defer resp.Body.Close()
+			text, _ := io.ReadAll(resp.Body)
+			if (resp.StatusCode == 429) != (resp.Header.Get("Retry-After") != "") {
+				t.Errorf("%s with Retry-After: %q", resp.Status, resp.Header.Get("Retry-After"))
+			}
+			return resp.StatusCode, string(text)
+		}
+		var wrong, many atomic.Int32
+		var work sync.WaitGroup
+		for range 50 {
+			work.Go(func() {
+				switch status, text := guess("192.0.2.66", "wrong"); {
+				case status == 403 && strings.Contains(text, english.Wrong):
+					wrong.Add(1)
+				case status == 429 && strings.Contains(text, english.TooMany):
+					many.Add(1)
+				default:
+					t.Errorf("a wrong password is answered by %d %s", status, text)
+				}
+			})
+		}
+		work.Wait()
+		// Three are free, and then it takes longer each time.
+		if wrong.Load() > 10 || wrong.Load()+many.Load() != 50 {
+			t.Errorf("of 50 wrong passwords %d were looked at and %d refused", wrong.Load(), many.Load())
+		}
+		if status, _ := guess("192.0.2.7", "secret"); status != 303 {
+			t.Errorf("the right password from elsewhere is answered by %d", status)
+		}
 	})
 
 	t.Run("form", func(t *testing.T) {

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -32,8 +31,6 @@ var templates = template.Must(template.ParseFS(files, "pages/*.html"))
 type pages struct {
 	i *app.Instance
 	n *notes
-
-	guess sync.Mutex // wrong passwords are answered one after the other
 }
 
 func newPages(i *app.Instance, n *notes) http.Handler {
@@ -63,9 +60,9 @@ func secure(h http.Handler) http.Handler {
 	})
 }
 
-func (p *pages) home(w http.ResponseWriter, r *http.Request) { p.show(w, r, http.StatusOK, false) }
+func (p *pages) home(w http.ResponseWriter, r *http.Request) { p.show(w, r, http.StatusOK, "") }
 
-func (p *pages) show(w http.ResponseWriter, r *http.Request, status int, wrong bool) {
+func (p *pages) show(w http.ResponseWriter, r *http.Request, status int, wrong string) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Vary", "Accept-Language, Cookie")
@@ -106,18 +103,27 @@ func (p *pages) signedIn(r *http.Request) bool {
 	return err == nil && time.Now().Unix() < end && subtle.ConstantTimeCompare([]byte(c.Value), []byte(p.session(end))) == 1
 }
 
-// right checks a password. Wrong ones take a second, and one after the other.
-func (p *pages) right(ctx context.Context, password string) bool {
-	want := sha256.Sum256([]byte(p.i.Password()))
-	got := sha256.Sum256([]byte(password))
-	if p.i.Password() != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 1 {
-		return true
+// try checks a password, as often as somebody may try.
+func (p *pages) try(r *http.Request, password string) error {
+	err := p.i.Try(r, func() bool {
+		want := sha256.Sum256([]byte(p.i.Password()))
+		got := sha256.Sum256([]byte(password))
+		return p.i.Password() != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 1
+	})
+	if err != nil {
+		p.i.Log(app.FlagApp, "%v", err)
 	}
-	p.i.Log(app.FlagApp, "somebody tried a wrong password")
-	p.guess.Lock()
-	defer p.guess.Unlock()
-	pause(ctx, time.Second)
-	return false
+	return err
+}
+
+// refusal is the status for an error of try, which is wrong if that is all.
+func refusal(w http.ResponseWriter, err error, wrong int) int {
+	var many *app.TooManyError
+	if !errors.As(err, &many) {
+		return wrong
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(many.Seconds()))
+	return http.StatusTooManyRequests
 }
 
 func (p *pages) setCookie(w http.ResponseWriter, r *http.Request, value string, age int) {
@@ -128,8 +134,13 @@ func (p *pages) setCookie(w http.ResponseWriter, r *http.Request, value string, 
 }
 
 func (p *pages) signIn(w http.ResponseWriter, r *http.Request) {
-	if !p.right(r.Context(), r.PostFormValue("password")) {
-		p.show(w, r, http.StatusForbidden, true)
+	if err := p.try(r, r.PostFormValue("password")); err != nil {
+		t := textsFor(r.Header.Get("Accept-Language"))
+		text, status := t.Wrong, refusal(w, err, http.StatusForbidden)
+		if status == http.StatusTooManyRequests {
+			text = t.TooMany
+		}
+		p.show(w, r, status, text)
 		return
 	}
 	p.setCookie(w, r, p.session(time.Now().Add(sessionTime).Unix()), int(sessionTime.Seconds()))
@@ -145,10 +156,16 @@ func (p *pages) signOut(w http.ResponseWriter, r *http.Request) {
 func (p *pages) allowed(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, password, basic := r.BasicAuth()
-		if !p.signedIn(r) && !(basic && p.right(r.Context(), password)) {
-			w.Header().Set("WWW-Authenticate", `Basic realm="notes"`)
-			answer(w, http.StatusUnauthorized, map[string]string{"error": "the password is missing or wrong"})
-			return
+		if !p.signedIn(r) {
+			err := app.ErrSignIn
+			if basic {
+				err = p.try(r, password)
+			}
+			if err != nil {
+				w.Header().Set("WWW-Authenticate", `Basic realm="notes"`)
+				answer(w, refusal(w, err, http.StatusUnauthorized), map[string]string{"error": "the password is missing or wrong, or too many were tried"})
+				return
+			}
 		}
 		h(w, r)
 	}
@@ -236,7 +253,7 @@ func (p *pages) socket(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	if !p.signedIn(r) {
-		if !p.socketSignIn(ctx, c) {
+		if !p.socketSignIn(ctx, c, r) {
 			return
 		}
 	}
@@ -265,15 +282,12 @@ func (p *pages) socket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (p *pages) socketSignIn(ctx context.Context, c *websocket.Conn) bool {
+func (p *pages) socketSignIn(ctx context.Context, c *websocket.Conn, r *http.Request) bool {
 	limited, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	login, err := app.SignIn(limited, c, p.i.Password())
+	login, err := p.i.SignIn(limited, c, r)
 	if err != nil {
 		p.i.Log(app.FlagAppWebSocket, "%s@%s: %v", login.App, login.Domain, err)
-		p.guess.Lock()
-		defer p.guess.Unlock()
-		pause(ctx, time.Second)
 		c.Close(websocket.StatusPolicyViolation, "the password is wrong")
 		return false
 	}

@@ -1,5 +1,4 @@
-// Package secret keeps passwords: as hashes, sealed, or thrown away after too
-// many guesses.
+// Package secret keeps passwords: as hashes or sealed.
 package secret
 
 import (

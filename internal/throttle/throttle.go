@@ -1,4 +1,6 @@
-package secret
+// Package throttle slows down the guessing of passwords, without locking out who knows
+// them.
+package throttle
 
 import (
 	"net/netip"
