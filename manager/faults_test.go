@@ -132,6 +132,9 @@ func TestDatabaseIsLost(t *testing.T) {
 		t.Errorf("the app was restarted: process %d instead of %d", now, pid)
 	}
 	asks.check(t, "while the manager's database was lost")
+	if text, err := os.ReadFile(l.o.path(logDir, "apidemo", "apidemo.log")); err != nil || strings.Count(string(text), "APP started") != 1 {
+		t.Errorf("the instance was started anew, %v:\n%s", err, text)
+	}
 
 	l.end()
 	sql("DROP DATABASE manager WITH (FORCE)")

@@ -172,8 +172,12 @@ func TestUpload(t *testing.T) {
 			t.Errorf("on a disk that is full up to %d bytes: uploaded %q: %s", 1<<30-full, p.uploaded, words(page))
 		}
 	}
+	// It would fit once, but is there twice until it is installed.
+	p.full, p.uploaded = 1<<30-1<<20-1<<10, ""
+	if _, page := send("token", c.token(), "app", "demo", "program", strings.Repeat("x", 600<<10)); !strings.Contains(page, "does not fit on the disk") || p.uploaded != "" {
+		t.Errorf("an upload that fits only once: %s", words(page))
+	}
 	p.full = 0
-	p.uploaded = ""
 	p.settings.DeveloperMode = false
 	if status, _ := send("token", c.token(), "app", "demo", "program", "ELF"); status != http.StatusUnprocessableEntity || p.uploaded != "" {
 		t.Errorf("without developer mode: status %d", status)
