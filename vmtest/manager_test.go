@@ -35,10 +35,10 @@ const (
 const pageWithin = time.Minute
 
 // compile makes a program for virtual machines.
-func compile(t *testing.T, folder, version string) []byte {
+func compile(t *testing.T, folder, version string, flags ...string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -X main.version="+version, "-o", out, folder)
+	cmd := exec.Command("go", slices.Concat([]string{"build", "-trimpath", "-ldflags=-s -w -X main.version=" + version, "-o", out}, flags, []string{folder})...)
 	cmd.Dir = ".."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if text, err := cmd.CombinedOutput(); err != nil {
