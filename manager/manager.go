@@ -298,6 +298,7 @@ func (m *Manager) watch(ctx context.Context) {
 	for {
 		m.monitor.Take(time.Now())
 		m.checkDisk()
+		m.checkLimits()
 		// Soon at first, while an image is on trial; it reads the disk.
 		if age := time.Since(asked); age > 10*time.Minute || age > time.Minute && time.Since(m.started) < 15*time.Minute {
 			asked = time.Now()

@@ -16,6 +16,7 @@ import (
 	"appplatform/internal/hint"
 	"appplatform/internal/wire"
 	"appplatform/manager/internal/model"
+	"appplatform/manager/internal/monitor"
 	"appplatform/manager/internal/pg"
 	"appplatform/manager/internal/supervise"
 	"appplatform/manager/internal/users"
@@ -75,7 +76,44 @@ func (m *Manager) spec(v model.Service) supervise.Spec {
 		Name: v.ID, Path: m.disk.Program(v.ID), Dir: home,
 		Args: []string{"--service", v.ID, "--manager", m.o.run("manager.sock"), "--run", m.o.run("apps", v.ID)},
 		Env:  []string{"HOME=" + home, "USER=" + v.User, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"},
-		UID:  uid, GID: uid, Limits: v.Limits, Log: m.o.path(logDir, v.ID), LogSize: v.LogSize,
+		UID:  uid, GID: uid, Limits: m.limits(v.Limits), Log: m.o.path(logDir, v.ID), LogSize: v.LogSize,
+	}
+}
+
+// defaultProcesses is how many processes and threads an app may have by default. A
+// program in Go has some dozens, one that starts programs without end takes all that
+// the machine has.
+const defaultProcesses = 500
+
+// limits are those of an app, where nobody has set any so that the rest of the machine
+// survives it: half of the memory and all processors.
+func (m *Manager) limits(l model.Limits) model.Limits {
+	if l.MemoryMiB == 0 {
+		l.MemoryMiB = int(monitor.Source{Root: m.o.Root}.Memory() >> 21)
+	}
+	if l.Processes == 0 {
+		l.Processes = defaultProcesses
+	}
+	return l
+}
+
+// checkLimits notes apps that cannot start more processes: unlike one that has taken
+// all of its memory, nobody ends them.
+func (m *Manager) checkLimits() {
+	m.mu.Lock()
+	apps := map[*supervise.Service]model.Service{}
+	for _, s := range m.services {
+		if s.run != nil {
+			apps[s.run] = s.v
+		}
+	}
+	m.mu.Unlock()
+	for run, v := range apps {
+		if most := m.limits(v.Limits).Processes; run.Usage().Processes > most-most/20 {
+			m.notices.say("limit-"+v.ID, model.Warning, "look at its log and restart it, or set another limit", "%s has as many processes as it may have, %d", v.ID, most)
+		} else {
+			m.notices.clear("limit-" + v.ID)
+		}
 	}
 }
 
@@ -580,7 +618,7 @@ func (m *Manager) RestartService(ctx context.Context, id string, by model.Actor)
 // SetService is described at model.Platform.
 func (m *Manager) SetService(ctx context.Context, change model.Service, by model.Actor) error {
 	if l := change.Limits; l.MemoryMiB < 0 || l.CPUPercent < 0 || l.Processes < 0 || l.MemoryMiB > 0 && l.MemoryMiB < 8 || l.Processes > 0 && l.Processes < 8 {
-		return hint.Errorf("0 is no limit", "limits are at least 8 MiB of memory and 8 processes")
+		return hint.Errorf("0 is the default", "limits are at least 8 MiB of memory and 8 processes")
 	}
 	if change.LogSize < 0 || change.LogSize > 0 && change.LogSize < 64<<10 || change.LogSize > 256<<20 {
 		return hint.Errorf("0 is 1 MiB", "a log file has 64 KiB to 256 MiB")
@@ -634,7 +672,7 @@ func (m *Manager) DeleteService(ctx context.Context, id string, by model.Actor) 
 	}
 	err = errors.Join(err, os.RemoveAll(m.o.path(workDir, id)), os.RemoveAll(m.o.path(logDir, id)), os.RemoveAll(m.o.run("apps", id)))
 	m.notices.clearAll("alarm-" + id + "/")
-	for _, code := range []string{"crash-", "app-", "image-"} {
+	for _, code := range []string{"crash-", "app-", "image-", "limit-"} {
 		m.notices.clear(code + id)
 	}
 	return errors.Join(err, m.audit(ctx, by, "delete app", id))

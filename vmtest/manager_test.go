@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,10 +34,33 @@ const (
 // pageWithin is how long a page may take on a machine that is being emulated.
 const pageWithin = time.Minute
 
-// serveApps is a store with the demo app in two versions and the next image of the
-// board. It returns the store's address for virtual machines.
-func serveApps(t *testing.T, board, kind string, goenv ...string) string {
+// compile makes a program for virtual machines.
+func compile(t *testing.T, folder, version string, flags ...string) []byte {
 	t.Helper()
+	out := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", slices.Concat([]string{"build", "-trimpath", "-ldflags=-s -w -X main.version=" + version, "-o", out}, flags, []string{folder})...)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot compile %s: %v\n%s", folder, err, text)
+	}
+	program, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
+// demo are two versions of the demo app.
+func demo(t *testing.T) map[string][]byte {
+	return map[string][]byte{"160001": compile(t, "./apps/apidemo", "160001"), "160002": compile(t, "./apps/apidemo", "160002")}
+}
+
+// serveApps is a store with the builds of apps and the next image of the board. It
+// returns the store's address for virtual machines.
+func serveApps(t *testing.T, board string, apps map[string]map[string][]byte) string {
+	t.Helper()
+	const kind = "x86_64"
 	dir := t.TempDir()
 	type version struct {
 		ID     string            `json:"id"`
@@ -44,27 +68,22 @@ func serveApps(t *testing.T, board, kind string, goenv ...string) string {
 		Label  string            `json:"label"`
 		SHA256 map[string]string `json:"sha256"`
 	}
-	var versions []version
-	for _, build := range []string{"160002", "160001"} {
-		out := filepath.Join(dir, build, kind, "apidemo", "apidemo.bin")
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -X main.version="+build, "-o", out, "./apps/apidemo")
-		cmd.Dir = ".."
-		cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux"), goenv...)
-		if text, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("cannot compile the demo: %v\n%s", err, text)
+	var entries []any
+	for id, builds := range apps {
+		var versions []version
+		for build, program := range builds {
+			sum := sha256.Sum256(program)
+			versions = append(versions, version{build, build, "16r1 " + build, map[string]string{kind: hex.EncodeToString(sum[:])}})
+			write(t, filepath.Join(dir, build, kind, id, id+".bin"), program)
+			write(t, filepath.Join(dir, build, id+"_files"), []byte(id+".bin"))
 		}
-		program, err := os.ReadFile(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum := sha256.Sum256(program)
-		versions = append(versions, version{build, build, "16r1 " + build, map[string]string{kind: hex.EncodeToString(sum[:])}})
-		write(t, filepath.Join(dir, build, "apidemo_files"), []byte("apidemo.bin"))
+		slices.SortFunc(versions, func(a, b version) int { return strings.Compare(b.Build, a.Build) })
+		entries = append(entries, map[string]any{
+			"id": id, "folder": id, "binary": id, "versions": versions, "manufacturer": "App Platform",
+			"title": map[string]string{"apidemo": "Notes", "badapp": "Bad app"}[id], "description": "An example of an app.",
+		})
 	}
-	list, err := json.Marshal(map[string]any{"apps": []any{map[string]any{
-		"id": "apidemo", "folder": "apidemo", "binary": "apidemo", "versions": versions,
-		"manufacturer": "App Platform", "title": "Notes", "description": "Notes that all see at once: an example of an app.",
-	}}})
+	list, err := json.Marshal(map[string]any{"apps": entries})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +126,7 @@ type manage struct {
 func TestManager(t *testing.T) {
 	t.Parallel()
 	disk := installedDisk(t)
-	store := serveApps(t, "x86_64", "x86_64", "GOARCH=amd64")
+	store := serveApps(t, "x86_64", map[string]map[string][]byte{"apidemo": demo(t)})
 	m := start(t, vmtest.Options{Disks: []vmtest.Disk{{Path: disk}}, Watchdog: true})
 	expect(t, m, loginPrompt, menuWithin+bootWithin)
 	r := rootLogin(t, m, rootPassword)

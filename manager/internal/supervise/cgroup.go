@@ -51,12 +51,13 @@ func (g cgroup) make(l model.Limits) error {
 
 // limit sets the limits; those of controllers that are not there were named once.
 func (g cgroup) limit(l model.Limits) error {
-	memory, high := "max", "max"
+	memory, swap := "max", "max"
 	if l.MemoryMiB > 0 {
 		bytes := int64(l.MemoryMiB) << 20
 		memory = strconv.FormatInt(bytes, 10)
-		// Caches go before the process does.
-		high = strconv.FormatInt(bytes-bytes/16, 10)
+		// What eats without end must not write all of the swap first: meanwhile nobody
+		// gets anything done.
+		swap = strconv.FormatInt(bytes/4, 10)
 	}
 	cpu := "max 100000"
 	if l.CPUPercent > 0 {
@@ -69,7 +70,7 @@ func (g cgroup) limit(l model.Limits) error {
 	var errs []error
 	for _, f := range []struct{ file, value string }{
 		{"memory.max", memory},
-		{"memory.high", high},
+		{"memory.swap.max", swap},
 		{"memory.oom.group", "1"}, // half an app is of no use
 		{"cpu.max", cpu},
 		{"pids.max", pids},

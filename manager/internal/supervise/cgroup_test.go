@@ -49,9 +49,9 @@ func TestLimitsOfACgroup(t *testing.T) {
 		limits model.Limits
 		want   string
 	}{
-		{"none", model.Limits{}, "cpu.max=max 100000 memory.high=max memory.max=max memory.oom.group=1 pids.max=max"},
+		{"none", model.Limits{}, "cpu.max=max 100000 memory.max=max memory.oom.group=1 memory.swap.max=max pids.max=max"},
 		{"all", model.Limits{MemoryMiB: 256, CPUPercent: 150, Processes: 100},
-			"cpu.max=150000 100000 memory.high=251658240 memory.max=268435456 memory.oom.group=1 pids.max=100"},
+			"cpu.max=150000 100000 memory.max=268435456 memory.oom.group=1 memory.swap.max=67108864 pids.max=100"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -127,7 +127,7 @@ func (v *visit) setApp() error {
 	field := func(name, label string) int {
 		n, err := strconv.Atoi(cmp.Or(v.r.PostFormValue(name), "0"))
 		if err != nil || n < 0 {
-			errs = append(errs, hint.Errorf(v.t("a whole number; 0 is no limit"), "%s", v.t("%s cannot be %q", v.t(label), v.r.PostFormValue(name))))
+			errs = append(errs, hint.Errorf(v.t("a whole number; 0 is the default"), "%s", v.t("%s cannot be %q", v.t(label), v.r.PostFormValue(name))))
 		}
 		return n
 	}

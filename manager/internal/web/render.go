@@ -101,6 +101,7 @@ var ways = []struct{ code, href, text string }{
 	{"folders", "/monitor#disk", "What takes the room"},
 	{"snapshot", "/monitor#disk", "What takes the room"},
 	{"crash-", "/app/", "Show the app"},
+	{"limit-", "/app/", "Show the app"},
 	{"app-", "/app/", "Show the app"},
 	{"image-trial", "/settings/update", "Show the update"},
 	{"image-", "/app/", "Show the app"},

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -70,6 +72,19 @@ func start(ctx context.Context, i *app.Instance) (http.Handler, error) {
 		go func() {
 			for ctx.Err() == nil {
 				fmt.Println(strings.Repeat("flood ", 100))
+			}
+		}()
+	case "eat":
+		go func() {
+			for kept := [][]byte{}; ctx.Err() == nil; {
+				kept = append(kept, bytes.Repeat([]byte("eat"), 1<<20))
+			}
+		}()
+	case "fork":
+		go func() {
+			for ctx.Err() == nil {
+				// Those that there are go on when there is no room for more.
+				_ = exec.Command("sleep", "3600").Start()
 			}
 		}()
 	}
