@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"appplatform/internal/run"
@@ -14,8 +15,13 @@ import (
 const awayBudget = 100
 
 // askSupervise kills an app a thousand times.
-func askSupervise(ctx context.Context, l *lab, r *report) error {
-	program := filepath.Join(l.work, "kills")
+func askSupervise(ctx context.Context, _ *lab, r *report) error {
+	dir, err := os.MkdirTemp("", "app-platform-kills")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "kills")
 	build := run.Command(ctx, "go", "build", "-o", program, "./manager/internal/supervise/kills")
 	if err := run.Wait(build); err != nil {
 		return fmt.Errorf("cannot compile kills: %w", err)
