@@ -25,6 +25,7 @@ type lab struct {
 	log   func(string)
 
 	connections int // idle WebSockets
+	own         system
 
 	repo    string // the checkout
 	copy    string // a copy of it, which is changed and built
