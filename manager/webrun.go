@@ -218,7 +218,10 @@ func (m *Manager) webserverStatus(ctx context.Context) (wire.WebserverStatus, er
 func (m *Manager) pushGrants(ctx context.Context) {
 	// Its own paths, which it may have anyway: requests for them wait, too, when a new
 	// webserver does not know it yet.
-	grants := []wire.Grant{{UID: uint32(os.Geteuid())}, {UID: uint32(os.Geteuid()), Path: "/manager"}}
+	var grants []wire.Grant
+	for _, path := range ownPaths {
+		grants = append(grants, wire.Grant{UID: uint32(os.Geteuid()), Path: path})
+	}
 	m.mu.Lock()
 	for _, s := range m.services {
 		for _, i := range s.v.Instances {
